@@ -1,0 +1,84 @@
+//! Claims of levels, and what this host's policy offers.
+
+use crate::edit::Types;
+use crate::level::{Level, Range};
+use anyhow::{Context, Result, anyhow};
+use sbx::claim::Claims;
+use sbx::{Name, tool};
+use selinux::{KernelSupport, SecurityContext};
+use serde_json::json;
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::fs;
+
+/// The registry of levels.
+const KIND: &str = "mcs";
+
+/// The types that our own policy module has.
+const OURS: (&str, &str) = ("sbx_t", "sbx_file_t");
+
+/// The pair of `name`: the one that it holds, or else a free one of the range, claimed if `act`.
+pub fn claim(name: &Name, range: &Range, act: bool) -> Result<Level> {
+    let claims = Claims::of(KIND);
+    if let Some(held) = claims.held_by(name)? {
+        return held.parse().map_err(|error| anyhow!("claim of {name}: {error}"));
+    }
+    let mut random = [0; 8];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).context("cannot get random bytes")?;
+    let taken: HashSet<String> = claims.list()?.into_iter().map(|(level, _)| level).collect();
+    let mut free = range.pairs(u64::from_ne_bytes(random)).filter(|pair| !taken.contains(&pair.to_string()));
+    if act {
+        claims.take(name, free.map(|pair| pair.to_string()))?.parse().map_err(|error: String| anyhow!(error))
+    } else {
+        free.next().with_context(|| format!("no pair of categories is free for {name}"))
+    }
+}
+
+/// All claims as a JSON array.
+pub fn list() -> Result<Vec<u8>> {
+    let claims = Claims::of(KIND).list()?;
+    let claims: Vec<_> =
+        claims.into_iter().map(|(level, name)| json!({ "name": name, "level": format!("s0:{level}") })).collect();
+    Ok(format!("{}\n", json!(claims)).into_bytes())
+}
+
+/// Gives back what `name` holds.
+pub fn remove(name: &Name) -> Result<()> {
+    Claims::of(KIND).release(name)
+}
+
+/// The types that containers get here: ours where our module is loaded, else those that the policy names for
+/// containers. Where SELinux is off, ours are written down for the day when it is on; that is said once.
+pub fn policy_types() -> Result<Types> {
+    let ours = Types { process: OURS.0.into(), file: OURS.1.into() };
+    if selinux::kernel_support() == KernelSupport::Unsupported {
+        tool::say("sbx-label", "SELinux is off: the label is kept and has no effect until it is on");
+        return Ok(ours);
+    }
+    let candidates = [Some(ours), lxc_contexts()];
+    let known = |types: &Types| {
+        [format!("system_u:system_r:{}:s0", types.process), format!("system_u:object_r:{}:s0", types.file)]
+            .into_iter()
+            .all(|text| {
+                let context = CString::new(text).unwrap_or_default();
+                SecurityContext::from_c_str(&context, true).check() == Some(true)
+            })
+    };
+    candidates
+        .into_iter()
+        .flatten()
+        .find(known)
+        .context("the SELinux policy has no type for containers: load sbx's module, or give --type and --file-type")
+}
+
+/// The types of the policy's own `lxc_contexts` file (lxc_contexts(5) of SELinux): lines of `key = "context"`.
+fn lxc_contexts() -> Option<Types> {
+    let config = fs::read_to_string("/etc/selinux/config").ok()?;
+    let policy = config.lines().find_map(|line| line.strip_prefix("SELINUXTYPE="))?.trim();
+    let text = fs::read_to_string(format!("/etc/selinux/{policy}/contexts/lxc_contexts")).ok()?;
+    let kind = |key: &str| {
+        let (_, value) = text.lines().filter_map(|line| line.split_once('=')).find(|(k, _)| k.trim() == key)?;
+        value.trim().trim_matches('"').split(':').nth(2).map(str::to_owned)
+    };
+    Some(Types { process: kind("process")?, file: kind("file")? })
+}

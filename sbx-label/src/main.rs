@@ -1,0 +1,64 @@
+//! sbx-label: gives each container an SELinux label of its own.
+
+mod apply;
+mod edit;
+mod level;
+
+use anyhow::Result;
+use lexopt::Parser;
+use sbx::tool::{self, Filter, Tool};
+use std::process::ExitCode;
+
+const HELP: &str = "\
+sbx-label: gives each container an SELinux label of its own
+
+usage: sbx-label alloc [--name NAME] [--dry-run] [OPTION...]   document in, document out
+       sbx-label list
+       sbx-label remove NAME
+
+alloc   claims a pair of MCS categories that no other container has, and fills in
+        process.selinuxLabel and linux.mountLabel; a container that has a pair keeps it
+list    prints all claims as JSON
+remove  gives the pair of NAME back
+
+  --name NAME           start a document instead of reading one
+  --dry-run             print the document that would be printed, and touch nothing
+  --type TYPE           type of the processes (sbx_t, or what the policy has for containers)
+  --file-type TYPE      type of the private files (sbx_file_t, or what the policy has)
+  --categories LOW-HIGH choose the pair from this range (0-1023)
+  --help, --version
+";
+
+fn main() -> ExitCode {
+    tool::main(&Tool { name: "sbx-label", help: HELP, run })
+}
+
+fn run(verb: &str, options: &mut Parser) -> Result<()> {
+    match verb {
+        "alloc" => alloc(options),
+        "list" => {
+            tool::no_arguments(options)?;
+            tool::print(&apply::list()?)
+        }
+        "remove" => apply::remove(&tool::only_name(options)?),
+        _ => Err(tool::no_verb(verb)),
+    }
+}
+
+fn alloc(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::apply();
+    let mut wish = edit::Wish::default();
+    while let Some(arg) = tool::next(options)? {
+        match arg.long() {
+            "type" => wish.process_type = Some(tool::value(options)?),
+            "file-type" => wish.file_type = Some(tool::value(options)?),
+            "categories" => wish.range = tool::value(options)?,
+            _ => filter.take(arg, options)?,
+        }
+    }
+    filter.run(|doc, act| {
+        let types = wish.types(apply::policy_types()?);
+        let level = apply::claim(&doc.name()?, &wish.range, act)?;
+        edit::fill(doc, &types, level)
+    })
+}

@@ -1,0 +1,369 @@
+//! The one routine that gives up privileges. The holder, a booted init, the command of a generic container and an
+//! executed command all go through it, so that none of them can do more than another.
+//!
+//! The order matters, and each step says why it stands where it does. Before it the caller has entered the cgroup and
+//! the namespaces; each step then takes away something that an earlier one still needed.
+
+use crate::tool::Status;
+use crate::{Document, passwd, seccomp, sys};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, chdir, execve, getcwd, setgroups, setresgid, setresuid};
+use rustix::fs::{CWD, OFlags, ResolveFlags, fstatfs, openat2};
+use seccompiler::BpfProgram;
+use serde::Deserialize;
+use std::ffi::CString;
+use std::path::Path;
+
+/// What a process is about to become, read from `process` and `linux.seccomp` and checked before anything is changed.
+#[derive(Debug)]
+pub struct Confinement {
+    /// The command and its arguments; none means the user's login shell.
+    args: Vec<CString>,
+    env: Vec<CString>,
+    cwd: CString,
+    user: User,
+    rlimits: Vec<(Resource, u64, u64)>,
+    oom_score_adj: Option<i32>,
+    /// SELinux context of the program, if SELinux is enabled.
+    label: Option<String>,
+    bounding: CapsHashSet,
+    effective: CapsHashSet,
+    permitted: CapsHashSet,
+    no_new_privs: bool,
+    seccomp: Vec<BpfProgram>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct User {
+    uid: u32,
+    gid: u32,
+    umask: Option<u32>,
+    additional_gids: Vec<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Capabilities {
+    bounding: Vec<String>,
+    effective: Vec<String>,
+    permitted: Vec<String>,
+    inheritable: Vec<String>,
+    ambient: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Rlimit {
+    #[serde(rename = "type")]
+    kind: String,
+    soft: u64,
+    hard: u64,
+}
+
+impl Confinement {
+    /// Reads and checks what the document asks for. A capability, limit or rule that is not understood is an error.
+    pub fn new(doc: &Document) -> Result<Self> {
+        let text = |path: &str| doc.read::<String>(path);
+        let list = |path: &str| -> Result<Vec<CString>> {
+            let strings: Vec<String> = doc.read(path)?.unwrap_or_default();
+            strings.into_iter().map(|s| CString::new(s).with_context(|| format!("{path} holds a NUL"))).collect()
+        };
+        let capabilities: Capabilities = doc.read("process.capabilities")?.unwrap_or_default();
+        // A set that is not empty would hand capabilities to programs without file capabilities: CVE-2022-29162.
+        ensure!(
+            capabilities.inheritable.is_empty() && capabilities.ambient.is_empty(),
+            "process.capabilities: inheritable and ambient must be empty"
+        );
+        let rlimits: Vec<Rlimit> = doc.read("process.rlimits")?.unwrap_or_default();
+        let seccomp = doc.read::<seccomp::Seccomp>("linux.seccomp")?;
+        Ok(Self {
+            args: list("process.args")?,
+            env: list("process.env")?,
+            cwd: CString::new(text("process.cwd")?.unwrap_or_else(|| "/".into())).context("process.cwd holds a NUL")?,
+            user: doc.read("process.user")?.unwrap_or_default(),
+            rlimits: rlimits.into_iter().map(rlimit).collect::<Result<_>>()?,
+            oom_score_adj: doc.read("process.oomScoreAdj")?,
+            label: text("process.selinuxLabel")?,
+            bounding: capability_set(&capabilities.bounding)?,
+            effective: capability_set(&capabilities.effective)?,
+            permitted: capability_set(&capabilities.permitted)?,
+            no_new_privs: doc.read("process.noNewPrivileges")?.unwrap_or(false),
+            seccomp: seccomp.map_or(Ok(Vec::new()), |seccomp| seccomp.compile())?,
+        })
+    }
+
+    /// Gives up everything and executes the command in place of this process. Returns only on failure.
+    pub fn become_command(&self) -> Status {
+        match self.give_up(true) {
+            Ok(()) => self.execute(),
+            Err(error) => own_failure(&error),
+        }
+    }
+
+    /// Gives up the privileges, but stays the program and the user that it is: a container's init, for which each
+    /// command that it starts then calls [`Confinement::become_command_of_init`].
+    pub fn become_init(&self) -> Result<()> {
+        self.give_up(false)
+    }
+
+    /// Changes identity and label, and executes the command, in a child of a process that went through
+    /// [`Confinement::become_init`]. Returns only on failure.
+    pub fn become_command_of_init(&self) -> Status {
+        match self.label().and_then(|()| self.directory()).and_then(|()| self.identity()) {
+            Ok(()) => self.execute(),
+            Err(error) => own_failure(&error),
+        }
+    }
+
+    /// The order in which privileges go.
+    fn give_up(&self, identity: bool) -> Result<()> {
+        self.keyring()?;
+        self.limits()?;
+        if identity {
+            // While this process may still write its own attributes, and before its procfs could be another's.
+            self.label()?;
+            // With the caller's rights: the directory may be closed to the user.
+            self.directory()?;
+        }
+        // Needs CAP_SETPCAP, which the sets below may not have.
+        self.bounding()?;
+        if identity {
+            // Needs CAP_SETGID and CAP_SETUID.
+            self.identity()?;
+        }
+        if !self.no_new_privs {
+            // Without no_new_privs loading a filter needs CAP_SYS_ADMIN, which goes next.
+            self.filter()?;
+        }
+        self.capability_sets()?;
+        if self.no_new_privs {
+            nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")?;
+            // Last, since it refuses calls that the steps above make.
+            self.filter()?;
+        }
+        Ok(())
+    }
+
+    /// A fresh session keyring, labelled like the container, so that the caller's keys stay outside.
+    fn keyring(&self) -> Result<()> {
+        let label = self.label.as_deref();
+        if let Some(label) = label {
+            write_attribute("keycreate", label)?;
+        }
+        sys::new_session_keyring().context("cannot make a session keyring")?;
+        if label.is_some() {
+            write_attribute("keycreate", "")?;
+        }
+        Ok(())
+    }
+
+    /// Resource limits, the OOM killer's preference, the file mode mask. Raising one needs CAP_SYS_RESOURCE.
+    fn limits(&self) -> Result<()> {
+        for (resource, soft, hard) in &self.rlimits {
+            setrlimit(*resource, *soft, *hard).with_context(|| format!("cannot set {resource:?} to {soft}:{hard}"))?;
+        }
+        if let Some(score) = self.oom_score_adj {
+            std::fs::write("/proc/self/oom_score_adj", score.to_string())
+                .with_context(|| format!("cannot set the OOM score to {score}"))?;
+        }
+        umask(Mode::from_bits_truncate(self.user.umask.unwrap_or(0o022)));
+        Ok(())
+    }
+
+    fn label(&self) -> Result<()> {
+        self.label.as_deref().map_or(Ok(()), |label| write_attribute("exec", label))
+    }
+
+    /// The working directory; refused unless it lies below the root. A descriptor that leaked from the caller could
+    /// otherwise make it one of the host's (CVE-2024-21626).
+    fn directory(&self) -> Result<()> {
+        let path = self.cwd.to_string_lossy();
+        chdir(self.cwd.as_c_str()).with_context(|| format!("cannot enter the working directory {path}"))?;
+        let cwd = getcwd().with_context(|| format!("the working directory {path} is not in the container"))?;
+        ensure!(cwd.is_absolute(), "the working directory {path} is not in the container");
+        Ok(())
+    }
+
+    fn bounding(&self) -> Result<()> {
+        for capability in caps::read(None, CapSet::Bounding).context("cannot read the bounding set")? {
+            if !self.bounding.contains(&capability) {
+                caps::drop(None, CapSet::Bounding, capability)
+                    .with_context(|| format!("cannot drop {capability} from the bounding set"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Groups first, then gid, then uid: afterwards neither could be changed. Groups are always set, to none if there
+    /// are none, since the caller's would remain (CVE-2022-2995).
+    fn identity(&self) -> Result<()> {
+        let User { uid, gid, additional_gids, .. } = &self.user;
+        let groups: Vec<Gid> = additional_gids.iter().copied().map(Gid::from_raw).collect();
+        setgroups(&groups).with_context(|| format!("cannot set the groups {additional_gids:?}"))?;
+        let (user, group) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
+        setresgid(group, group, group).with_context(|| format!("cannot become group {gid}"))?;
+        setresuid(user, user, user).with_context(|| format!("cannot become user {uid}"))
+    }
+
+    /// The four sets of the thread. A user who is not root has lost them with its identity.
+    fn capability_sets(&self) -> Result<()> {
+        let failed = |set: &'static str| move || format!("cannot set the {set} capabilities");
+        caps::clear(None, CapSet::Ambient).with_context(failed("ambient"))?;
+        caps::clear(None, CapSet::Inheritable).with_context(failed("inheritable"))?;
+        let held = caps::read(None, CapSet::Permitted).with_context(failed("permitted"))?;
+        let within = |wanted: &CapsHashSet| wanted.intersection(&held).copied().collect::<CapsHashSet>();
+        caps::set(None, CapSet::Effective, &within(&self.effective)).with_context(failed("effective"))?;
+        caps::set(None, CapSet::Permitted, &within(&self.permitted)).with_context(failed("permitted"))?;
+        Ok(())
+    }
+
+    fn filter(&self) -> Result<()> {
+        self.seccomp.iter().try_for_each(|program| sys::seccomp(program)).context("cannot load the seccomp filter")
+    }
+
+    /// Executes the command, found along the PATH of its own environment. Whatever descriptor is open beyond the
+    /// standard streams closes with it; until then an error can be told.
+    fn execute(&self) -> Status {
+        let (args, env) = match self.command() {
+            Ok(command) => command,
+            Err(error) => return own_failure(&error),
+        };
+        sys::reset_signals();
+        if let Err(error) = sys::close_on_exec_from(3) {
+            return own_failure(&anyhow!(error).context("cannot close the caller's descriptors"));
+        }
+        let command = args[0].to_string_lossy().into_owned();
+        let mut failure = Errno::ENOENT;
+        for path in candidates(&command, &env) {
+            let Err(error) = execve(&path, &args, &env);
+            // Found but not executable tells more than not found.
+            if !matches!(error, Errno::ENOENT | Errno::ENOTDIR) {
+                failure = error;
+            }
+        }
+        let code = if failure == Errno::ENOENT { 127 } else { 126 };
+        Status { code, message: Some(format!("cannot execute {command}: {}", failure.desc())) }
+    }
+
+    /// The command and its environment, completed by what the container's own passwd says of the user.
+    fn command(&self) -> Result<(Vec<CString>, Vec<CString>)> {
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+            .context("cannot open the container's root")?;
+        let user = passwd::find(&passwd::read(&root)?, self.user.uid);
+        let mut env = self.env.clone();
+        let home = user.as_ref().map_or("/", |user| &user.home);
+        if !env.iter().any(|entry| entry.to_bytes().starts_with(b"HOME=")) {
+            env.push(CString::new(format!("HOME={home}")).context("HOME holds a NUL")?);
+        }
+        if !self.args.is_empty() {
+            return Ok((self.args.clone(), env));
+        }
+        let shell = user.map(|user| user.shell).filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into());
+        Ok((vec![CString::new(shell).context("the login shell holds a NUL")?], env))
+    }
+}
+
+fn own_failure(error: &anyhow::Error) -> Status {
+    Status { code: 125, message: Some(format!("{error:#}")) }
+}
+
+/// Where a command may be: itself if it has a slash, else below each directory of PATH (execvp(3)).
+fn candidates(command: &str, env: &[CString]) -> Vec<CString> {
+    let directories = if command.contains('/') {
+        vec![String::new()]
+    } else {
+        let path = env.iter().find_map(|entry| entry.to_str().ok()?.strip_prefix("PATH=")).unwrap_or("/usr/bin:/bin");
+        path.split(':').filter(|directory| !directory.is_empty()).map(|directory| format!("{directory}/")).collect()
+    };
+    directories.into_iter().filter_map(|directory| CString::new(directory + command).ok()).collect()
+}
+
+/// Writes an SELinux attribute of this thread through a procfs that is known to be one, and reads it back: a mount
+/// over the file, or over /proc, would otherwise swallow the label (CVE-2019-16884, CVE-2025-52881).
+fn write_attribute(attribute: &str, label: &str) -> Result<()> {
+    const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+    let failed = || format!("cannot set the SELinux attribute {attribute} to {label:?}");
+    let no_mode = rustix::fs::Mode::empty();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::openat(CWD, Path::new("/proc"), flags, no_mode).with_context(failed)?;
+    ensure!(fstatfs(&proc).with_context(failed)?.f_type as u64 == PROC_SUPER_MAGIC, "/proc is not procfs");
+    let path = format!("thread-self/attr/{attribute}");
+    let file = openat2(&proc, Path::new(&path), OFlags::RDWR | OFlags::CLOEXEC, no_mode, ResolveFlags::NO_XDEV)
+        .with_context(failed)?;
+    rustix::io::write(&file, label.as_bytes()).with_context(failed)?;
+    let mut read = vec![0; label.len() + 2];
+    let length = rustix::io::pread(&file, &mut read, 0).with_context(failed)?;
+    let read = String::from_utf8_lossy(&read[..length]);
+    if read.trim_end_matches(['\0', '\n']) != label {
+        bail!("the SELinux attribute {attribute} reads {read:?} after writing {label:?}");
+    }
+    Ok(())
+}
+
+fn capability_set(names: &[String]) -> Result<CapsHashSet> {
+    names
+        .iter()
+        .map(|name| name.parse::<Capability>().map_err(|_| anyhow!("process.capabilities: no capability {name:?}")))
+        .collect()
+}
+
+fn rlimit(limit: Rlimit) -> Result<(Resource, u64, u64)> {
+    let resource = match limit.kind.as_str() {
+        "RLIMIT_AS" => Resource::RLIMIT_AS,
+        "RLIMIT_CORE" => Resource::RLIMIT_CORE,
+        "RLIMIT_CPU" => Resource::RLIMIT_CPU,
+        "RLIMIT_DATA" => Resource::RLIMIT_DATA,
+        "RLIMIT_FSIZE" => Resource::RLIMIT_FSIZE,
+        "RLIMIT_LOCKS" => Resource::RLIMIT_LOCKS,
+        "RLIMIT_MEMLOCK" => Resource::RLIMIT_MEMLOCK,
+        "RLIMIT_MSGQUEUE" => Resource::RLIMIT_MSGQUEUE,
+        "RLIMIT_NICE" => Resource::RLIMIT_NICE,
+        "RLIMIT_NOFILE" => Resource::RLIMIT_NOFILE,
+        "RLIMIT_NPROC" => Resource::RLIMIT_NPROC,
+        "RLIMIT_RSS" => Resource::RLIMIT_RSS,
+        "RLIMIT_RTPRIO" => Resource::RLIMIT_RTPRIO,
+        "RLIMIT_RTTIME" => Resource::RLIMIT_RTTIME,
+        "RLIMIT_SIGPENDING" => Resource::RLIMIT_SIGPENDING,
+        "RLIMIT_STACK" => Resource::RLIMIT_STACK,
+        other => bail!("process.rlimits: no limit {other:?}"),
+    };
+    Ok((resource, limit.soft, limit.hard))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn confinement(text: &str) -> Result<Confinement> {
+        Confinement::new(&Document::parse(text.as_bytes())?)
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        for bad in [
+            r#"{"process":{"capabilities":{"bounding":["CAP_NO_SUCH"]}}}"#,
+            r#"{"process":{"capabilities":{"ambient":["CAP_CHOWN"]}}}"#,
+            r#"{"process":{"capabilities":{"inheritable":["CAP_CHOWN"]}}}"#,
+            r#"{"process":{"rlimits":[{"type":"RLIMIT_X","soft":1,"hard":1}]}}"#,
+            r#"{"process":{"args":["a\u0000b"]}}"#,
+            r#"{"process":{"user":{"uid":-1}}}"#,
+            r#"{"process":{"user":{"uid":4294967296}}}"#,
+        ] {
+            assert!(confinement(bad).is_err(), "{bad}");
+        }
+        assert!(confinement("{}").expect("empty").bounding.is_empty(), "what is not granted is not had");
+    }
+
+    #[test]
+    fn a_command_is_looked_for_along_its_own_path() {
+        let env = [CString::new("PATH=/a::/b").expect("env")];
+        let found =
+            |command| candidates(command, &env).iter().map(|c| c.to_string_lossy().into_owned()).collect::<Vec<_>>();
+        assert_eq!(found("x"), ["/a/x", "/b/x"]);
+        assert_eq!(found("./x"), ["./x"]);
+    }
+}

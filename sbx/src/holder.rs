@@ -1,0 +1,155 @@
+//! The conversation with a holder: the process that keeps a container's namespaces alive until it is told what to
+//! become. `sbx-exec boot` is the one side of the socket, the holder of sbx-ns the other.
+//!
+//! An order is one JSON value, with the three standard streams sent along (unix(7), `SCM_RIGHTS`), ended by shutting
+//! down the sending side. The answer is a line of JSON for each event. A connection that closes without a word says
+//! that the holder has become the program: exec closed it.
+
+use crate::{Document, Name, store};
+use anyhow::{Context, Result, ensure};
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+/// The longest order in bytes; a document of a hundred times the usual size fits.
+const MAX_ORDER: u64 = 4 << 20;
+
+/// What the holder is to become, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Role {
+    /// Execute the command in place: a whole init.
+    InPlace,
+    /// Be the init of the command: start it, forward signals, reap, end with its status.
+    Init,
+    /// Like [`Role::Init`], and end when the one who gave the order is gone.
+    InitWhileConnected,
+}
+
+/// What the holder answers.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Event {
+    /// The command runs.
+    Started,
+    /// The command does not run; the exit status says whose fault it is, as for env(1).
+    Failed {
+        /// 125, 126 or 127.
+        code: u8,
+        /// Why.
+        message: String,
+    },
+    /// The command has ended with this status: its own, or 128 and the signal's number.
+    Ended(u8),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Order {
+    role: Role,
+    document: Document,
+}
+
+/// The side of whoever gives the order.
+#[derive(Debug)]
+pub struct Connection(BufReader<UnixStream>);
+
+impl Connection {
+    /// Connects to the holder of `name`.
+    pub fn open(name: &Name) -> Result<Self> {
+        let path = store::control(name);
+        let stream = UnixStream::connect(&path).with_context(|| format!("cannot reach the holder of {name}"))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Sends the order and the standard streams.
+    pub fn send(&self, role: Role, document: &Document, streams: [BorrowedFd<'_>; 3]) -> Result<()> {
+        let order = Order { role, document: document.clone() };
+        let order = serde_json::to_vec(&order).context("cannot send an order")?;
+        let fds: [RawFd; 3] = streams.map(|fd| fd.as_raw_fd());
+        let mut stream = self.0.get_ref();
+        let sent = sendmsg::<()>(
+            stream.as_raw_fd(),
+            &[IoSlice::new(&order)],
+            &[ControlMessage::ScmRights(&fds)],
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )
+        .context("cannot send an order to the holder")?;
+        stream.write_all(&order[sent..]).context("cannot send an order to the holder")?;
+        stream.shutdown(Shutdown::Write).context("cannot send an order to the holder")
+    }
+
+    /// The next event; `None` when the connection has closed.
+    pub fn event(&mut self) -> Result<Option<Event>> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).context("cannot hear from the holder")?;
+        if line.is_empty() {
+            return Ok(None);
+        }
+        serde_json::from_str(&line).map(Some).context("the holder gave no understandable answer")
+    }
+}
+
+/// Receives an order: the holder's side.
+pub fn receive(stream: &UnixStream) -> Result<(Role, Document, [OwnedFd; 3])> {
+    let mut bytes = vec![0; 64 << 10];
+    let mut space = cmsg_space!([RawFd; 3]);
+    let (length, fds) = {
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), flags).context("no order")?;
+        let fds = message.cmsgs().context("no order")?.find_map(|message| match message {
+            ControlMessageOwned::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        (message.bytes, fds.unwrap_or_default())
+    };
+    let streams: Vec<OwnedFd> = fds.into_iter().map(crate::sys::inherited).collect::<std::io::Result<_>>()?;
+    let streams = <[OwnedFd; 3]>::try_from(streams).ok().context("an order comes with three streams")?;
+    bytes.truncate(length);
+    stream.take(MAX_ORDER).read_to_end(&mut bytes).context("cannot read an order")?;
+    ensure!((bytes.len() as u64) < MAX_ORDER, "an order is too long");
+    let order: Order = serde_json::from_slice(&bytes).context("an order is not understandable")?;
+    Ok((order.role, order.document, streams))
+}
+
+/// Tells an event: the holder's side. Nobody may be listening any more.
+pub fn tell(mut stream: &UnixStream, event: &Event) {
+    if let Ok(mut line) = serde_json::to_vec(event) {
+        line.push(b'\n');
+        let _ = stream.write_all(&line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn an_order_arrives_whole_with_its_streams_and_is_answered() {
+        let (ours, theirs) = UnixStream::pair().expect("pair");
+        let long = format!(r#"{{"sbx":{{"name":"a"}},"long":"{}","big":18446744073709551616}}"#, "x".repeat(300_000));
+        let doc = Document::parse(long.as_bytes()).expect("document");
+        let expected = doc.clone();
+        let holder = std::thread::spawn(move || {
+            let (role, doc, streams) = receive(&theirs).expect("order");
+            assert_eq!(role, Role::Init);
+            assert_eq!(doc, expected);
+            assert!(streams.iter().all(|fd| fd.as_raw_fd() > 2));
+            tell(&theirs, &Event::Started);
+            tell(&theirs, &Event::Ended(130));
+        });
+        let mut connection = Connection(BufReader::new(ours));
+        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        connection.send(Role::Init, &doc, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]).expect("send");
+        assert_eq!(connection.event().expect("event"), Some(Event::Started));
+        assert_eq!(connection.event().expect("event"), Some(Event::Ended(130)));
+        assert_eq!(connection.event().expect("event"), None);
+        holder.join().expect("holder");
+    }
+}

@@ -1,0 +1,23 @@
+//! What all sbx tools share.
+//!
+//! A tool reads a document ([`Document`]), does one step, and prints the document ([`tool`] is that contract).
+//! What a step leaves on the host lies at a place derived from the container's [`Name`] ([`store`], [`claim`]).
+//! [`confine`] is the one routine that gives up privileges, [`holder`] the conversation with the process that
+//! holds a container's namespaces, [`process`] the rule by which a recorded process is believed.
+
+pub mod cgroup;
+pub mod claim;
+pub mod confine;
+pub mod document;
+pub mod holder;
+pub mod host;
+pub mod name;
+pub mod passwd;
+pub mod process;
+pub mod seccomp;
+pub mod store;
+pub mod sys;
+pub mod tool;
+
+pub use document::Document;
+pub use name::Name;

@@ -1,0 +1,138 @@
+//! When a recorded process is believed, and how it is signalled.
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// A process as `sbx.state` records it. A pid alone would be reused; with its start time and the boot it is unique.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recorded {
+    /// Its pid in the PID namespace of whoever recorded it.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot: field 22 of /proc/PID/stat, proc(5).
+    pub start_time: u64,
+    /// /proc/sys/kernel/random/boot_id of the boot in which it was recorded.
+    pub boot_id: String,
+}
+
+/// A live process, held by a descriptor, so that its pid cannot be reused under us (pidfd_open(2), Linux 5.3).
+#[derive(Debug)]
+pub struct Live {
+    /// The pidfd.
+    pub fd: OwnedFd,
+    /// Its pid.
+    pub pid: i32,
+}
+
+impl Recorded {
+    /// Records a process that exists now.
+    pub fn now(pid: i32) -> Result<Self> {
+        let start_time = start_time(pid)?.with_context(|| format!("process {pid} is gone"))?;
+        Ok(Self { pid, start_time, boot_id: boot_id()? })
+    }
+
+    /// The process, if it is still the recorded one. A record of another boot is never believed.
+    pub fn open(&self) -> Result<Option<Live>> {
+        if self.pid <= 1 {
+            bail!("pid {} is never a container's", self.pid);
+        }
+        if self.boot_id != boot_id()? {
+            return Ok(None);
+        }
+        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(None) };
+        let fd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            fd => fd.with_context(|| format!("cannot open process {}", self.pid))?,
+        };
+        // Read after the descriptor is held: what is compared is what is held.
+        let same = start_time(self.pid)? == Some(self.start_time);
+        let live = Live { fd, pid: self.pid };
+        Ok((same && !live.has_ended()?).then_some(live))
+    }
+}
+
+impl Live {
+    /// Sends a signal, by descriptor.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        match crate::sys::pidfd_send_signal(&self.fd, signal) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => Ok(()),
+            result => result.with_context(|| format!("cannot send signal {signal} to process {}", self.pid)),
+        }
+    }
+
+    /// Waits until it has ended, at most `milliseconds` (forever if `None`); says whether it has. When it is PID 1 of a
+    /// namespace, all processes of the namespace have ended before it (pid_namespaces(7)).
+    pub fn wait(&self, milliseconds: Option<u64>) -> Result<bool> {
+        readable(&self.fd, milliseconds).context("cannot wait for a process")
+    }
+
+    /// Whether it has ended, though its parent may not have waited for it.
+    pub fn has_ended(&self) -> Result<bool> {
+        self.wait(Some(0))
+    }
+}
+
+/// Waits until a descriptor is readable, at most `milliseconds` (forever if `None`); says whether it is.
+pub fn readable(fd: impl AsFd, milliseconds: Option<u64>) -> std::io::Result<bool> {
+    let deadline = milliseconds.map(|ms| Instant::now() + Duration::from_millis(ms));
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).as_millis());
+        let timeout = left.map_or(PollTimeout::NONE, |ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX));
+        match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout) {
+            Err(Errno::EINTR) => {}
+            result => return Ok(result? > 0),
+        }
+    }
+}
+
+/// The id of this boot.
+pub fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    Ok(fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?.trim().to_owned())
+}
+
+/// Field 22 of /proc/PID/stat; `None` if there is no such process. The second field, the command's name in
+/// parentheses, may hold anything: what follows its last parenthesis counts.
+fn start_time(pid: i32) -> Result<Option<u64>> {
+    let path = format!("/proc/{pid}/stat");
+    let Ok(bytes) = fs::read(&path) else { return Ok(None) };
+    let stat = String::from_utf8_lossy(&bytes);
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    let ticks = fields.split_whitespace().nth(19).and_then(|field| field.parse().ok());
+    ticks.map(Some).with_context(|| format!("cannot read the start time in {path}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_recorded_process_of_this_boot_is_believed() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let recorded = Recorded::now(child.id() as i32).expect("record");
+        assert!(recorded.open().expect("open").is_some());
+        assert!(Recorded { start_time: recorded.start_time + 1, ..recorded.clone() }.open().expect("open").is_none());
+        assert!(Recorded { boot_id: "other".into(), ..recorded.clone() }.open().expect("open").is_none());
+        let live = recorded.open().expect("open").expect("live");
+        live.signal(9).expect("kill");
+        assert!(live.wait(Some(10_000)).expect("wait"));
+        assert!(recorded.open().expect("open").is_none(), "a zombie is not running");
+        child.wait().expect("reap");
+        assert!(recorded.open().expect("open").is_none());
+        live.signal(9).expect("signalling what has ended is no error");
+    }
+
+    #[test]
+    fn pids_of_1_and_below_are_refused() {
+        for pid in [1, 0, -1] {
+            let recorded = Recorded { pid, start_time: 0, boot_id: boot_id().expect("boot id") };
+            assert!(recorded.open().is_err(), "{pid}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Where things lie on disk. Every place is derived from a container's name.
+
+use crate::Name;
+use std::env;
+use std::path::PathBuf;
+
+/// A root directory: the environment's, for tests and for use without root, or the built-in one.
+fn root(variable: &str, built_in: &str) -> PathBuf {
+    env::var_os(variable).filter(|value| !value.is_empty()).unwrap_or_else(|| built_in.into()).into()
+}
+
+/// Definitions: `/etc/sbx`, or `SBX_CONFIG_DIR`.
+pub fn config_dir() -> PathBuf {
+    root("SBX_CONFIG_DIR", "/etc/sbx")
+}
+
+/// Private trees and claims: `/var/lib/sbx`, or `SBX_STATE_DIR`.
+pub fn state_dir() -> PathBuf {
+    root("SBX_STATE_DIR", "/var/lib/sbx")
+}
+
+/// What is valid for this boot: `/run/sbx`, or `SBX_RUNTIME_DIR`.
+pub fn runtime_dir() -> PathBuf {
+    root("SBX_RUNTIME_DIR", "/run/sbx")
+}
+
+/// The directory of one container's private tree and its log.
+pub fn container(name: &Name) -> PathBuf {
+    state_dir().join("containers").join(name.as_str())
+}
+
+/// One container's private tree, laid out as its root directory.
+pub fn tree(name: &Name) -> PathBuf {
+    container(name).join("root")
+}
+
+/// One container's runtime directory.
+pub fn runtime(name: &Name) -> PathBuf {
+    runtime_dir().join(name.as_str())
+}
+
+/// The running document: the definition and `sbx.state`.
+pub fn running(name: &Name) -> PathBuf {
+    runtime(name).join("document.json")
+}
+
+/// The socket by which the holder takes its orders.
+pub fn control(name: &Name) -> PathBuf {
+    runtime(name).join("control")
+}
+
+/// There once the container is ready.
+pub fn ready(name: &Name) -> PathBuf {
+    runtime(name).join("ready")
+}

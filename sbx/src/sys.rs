@@ -1,0 +1,168 @@
+//! The few system calls that neither nix nor rustix offers in the form that we need, and the only unsafe code.
+
+#![allow(unsafe_code)]
+
+use nix::libc;
+use std::ffi::CStr;
+use std::io::{Error, Result};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// A child that [`clone3`] made.
+#[derive(Debug)]
+pub struct Child {
+    /// Its pid in the caller's PID namespace.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+}
+
+/// clone3(2), Linux 5.7; the C library's headers have it as a number that does not fit an int.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+fn checked(result: libc::c_long) -> Result<libc::c_long> {
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Makes a child process, as fork(2) does, in new namespaces (`CLONE_NEW*` in `flags`) and, on cgroup v2, born in the
+/// given cgroup (clone3(2): Linux 5.3; `CLONE_INTO_CGROUP`: 5.7). Returns `None` in the child.
+///
+/// The tools have one thread each; a child of a process with more could find a lock held for ever.
+pub fn clone3(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Child>> {
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args is plain data, for which zero means "not given".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags as u64 | libc::CLONE_PIDFD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM and with no stack given, the child continues on a copy of this stack, as after fork;
+    // `args` and `pidfd` outlive the call.
+    let pid = checked(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) })?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else owns it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Some(Child { pid: pid as i32, pidfd }))
+}
+
+/// Makes a child process in the caller's namespaces. Returns `None` in the child.
+pub fn fork() -> Result<Option<Child>> {
+    clone3(0, None)
+}
+
+/// Changes the attributes of the mount at `mount` itself, and of all mounts below it if `recursive` (mount_setattr(2),
+/// Linux 5.12). `set` and `clear` are `MOUNT_ATTR_*`; `propagation` is `MS_PRIVATE` or the like, or 0.
+pub fn mount_setattr(mount: impl AsFd, recursive: bool, set: u64, clear: u64, propagation: u64) -> Result<()> {
+    let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let fd = mount.as_fd().as_raw_fd();
+    // SAFETY: the path is an empty C string, and `attr` outlives the call, which only reads it.
+    checked(unsafe {
+        libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const attr, size_of_val(&attr))
+    })?;
+    Ok(())
+}
+
+/// Installs one seccomp filter for this thread (seccomp(2)). Needs no_new_privs or CAP_SYS_ADMIN.
+pub fn seccomp(program: &[seccompiler::sock_filter]) -> Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| Error::from_raw_os_error(libc::E2BIG))?;
+    let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: both sock_filter types mirror the kernel's struct; the kernel copies the program and does not write to it.
+    checked(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const fprog) })?;
+    Ok(())
+}
+
+/// Joins a new, anonymous session keyring (keyctl(2)), so that the caller's keys are not possessed inside. A kernel
+/// without keys has none to leak.
+pub fn new_session_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for an anonymous keyring; nothing is written to memory.
+    let joined = checked(unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
+    });
+    match joined {
+        Err(error) if error.raw_os_error() != Some(libc::ENOSYS) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Closes all descriptors from `first` on (close_range(2), Linux 5.9). What owns one of them must not be used again:
+/// for a process that is about to execute another program, or that has just been executed.
+pub fn close_from(first: u32) -> Result<()> {
+    // SAFETY: touches no memory; the caller gives up its descriptors, as the comment above demands.
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
+    Ok(())
+}
+
+/// Marks all descriptors from `first` on to be closed by exec (close_range(2), `CLOSE_RANGE_CLOEXEC`: Linux 5.11).
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: touches no memory, and closes nothing now.
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    Ok(())
+}
+
+/// Takes over a descriptor that this program was started with.
+pub fn inherited(number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: fcntl on any number is sound; it fails on one that is not open.
+    checked(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
+    // SAFETY: it is open (checked above), and whoever executed this program left it to us to own.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Makes `number` a copy of `fd` that survives exec. For a child that is about to execute another program.
+pub fn place(fd: impl AsFd, number: RawFd) -> Result<()> {
+    let fd = fd.as_fd().as_raw_fd();
+    if fd == number {
+        // SAFETY: touches no memory; clears close-on-exec of a descriptor that is borrowed, thus open.
+        checked(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }.into())?;
+    } else {
+        // SAFETY: touches no memory; whatever owns `number` in this process is not used again before exec.
+        checked(unsafe { libc::dup2(fd, number) }.into())?;
+    }
+    Ok(())
+}
+
+/// Sends a signal to the process behind a pidfd (pidfd_send_signal(2), Linux 5.1). Realtime signals too, which the
+/// safe interfaces leave out.
+pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    // SAFETY: a null siginfo asks the kernel to fill it in as kill(2) does.
+    checked(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0) })?;
+    Ok(())
+}
+
+/// Resets every signal that can be caught to its default, and blocks none: what a new program expects, whatever its
+/// caller ignored (signal(7)).
+pub fn reset_signals() {
+    // SAFETY: SIG_DFL runs no code of ours; an invalid number is an error that changes nothing. The empty set is
+    // initialised by sigemptyset before it is read.
+    unsafe {
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// The first and last realtime signal that programs may use; the C library keeps the lowest for itself (signal(7)).
+pub fn realtime_signals() -> (i32, i32) {
+    (libc::SIGRTMIN(), libc::SIGRTMAX())
+}
+
+/// Ends the process at once, without what runs at exit: for a child made by [`clone3`].
+pub fn exit(status: i32) -> ! {
+    // SAFETY: never returns and touches no memory.
+    unsafe { libc::_exit(status) }
+}
+
+/// The name that ps(1) shows for this process.
+pub fn set_name(name: &CStr) {
+    // A name is only for people: that it could not be set changes nothing.
+    let _ = nix::sys::prctl::set_name(name);
+}
