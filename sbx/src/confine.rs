@@ -100,7 +100,7 @@ impl Confinement {
     pub fn become_command(&self) -> Status {
         match self.give_up(true) {
             Ok(()) => self.execute(),
-            Err(error) => own_failure(&error),
+            Err(error) => Status::own(format!("{error:#}")),
         }
     }
 
@@ -115,7 +115,7 @@ impl Confinement {
     pub fn become_command_of_init(&self) -> Status {
         match self.label().and_then(|()| self.directory()).and_then(|()| self.identity()) {
             Ok(()) => self.execute(),
-            Err(error) => own_failure(&error),
+            Err(error) => Status::own(format!("{error:#}")),
         }
     }
 
@@ -230,11 +230,11 @@ impl Confinement {
     fn execute(&self) -> Status {
         let (args, env) = match self.command() {
             Ok(command) => command,
-            Err(error) => return own_failure(&error),
+            Err(error) => return Status::own(format!("{error:#}")),
         };
         sys::reset_signals();
         if let Err(error) = sys::close_on_exec_from(3) {
-            return own_failure(&anyhow!(error).context("cannot close the caller's descriptors"));
+            return Status::own(format!("cannot close the caller's descriptors: {error}"));
         }
         let command = args[0].to_string_lossy().into_owned();
         let mut failure = Errno::ENOENT;
@@ -265,10 +265,6 @@ impl Confinement {
         let shell = user.map(|user| user.shell).filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into());
         Ok((vec![CString::new(shell).context("the login shell holds a NUL")?], env))
     }
-}
-
-fn own_failure(error: &anyhow::Error) -> Status {
-    Status { code: 125, message: Some(format!("{error:#}")) }
 }
 
 /// Where a command may be: itself if it has a slash, else below each directory of PATH (execvp(3)).

@@ -19,6 +19,9 @@ pub struct Child {
 /// clone3(2), Linux 5.7; the C library's headers have it as a number that does not fit an int.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
+/// The highest signal number (signal(7), the kernel's `_NSIG`).
+const LAST_SIGNAL: i32 = 64;
+
 fn checked(result: libc::c_long) -> Result<libc::c_long> {
     if result < 0 { Err(Error::last_os_error()) } else { Ok(result) }
 }
@@ -49,9 +52,19 @@ pub fn clone3(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Child
     Ok(Some(Child { pid: pid as i32, pidfd }))
 }
 
-/// Makes a child process in the caller's namespaces. Returns `None` in the child.
+/// Makes a child process in the caller's namespaces. Returns `None` in the child. Not by clone3, which a confined
+/// process may not call: seccomp cannot see its flags.
 pub fn fork() -> Result<Option<Child>> {
-    clone3(0, None)
+    // SAFETY: the tools have one thread, so the child may do whatever its parent might.
+    let pid = checked(unsafe { libc::fork() }.into())?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: touches no memory. The child has not been waited for, so its pid is still its own.
+    let pidfd = checked(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else owns it.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as RawFd) };
+    Ok(Some(Child { pid: pid as i32, pidfd }))
 }
 
 /// Changes the attributes of the mount at `mount` itself, and of all mounts below it if `recursive` (mount_setattr(2),
@@ -90,11 +103,11 @@ pub fn new_session_keyring() -> Result<()> {
     }
 }
 
-/// Closes all descriptors from `first` on (close_range(2), Linux 5.9). What owns one of them must not be used again:
-/// for a process that is about to execute another program, or that has just been executed.
-pub fn close_from(first: u32) -> Result<()> {
-    // SAFETY: touches no memory; the caller gives up its descriptors, as the comment above demands.
-    checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
+/// Closes the descriptors `first` to `last` (close_range(2), Linux 5.9). What owns one of them must not be used again:
+/// for a process that has just been executed and knows which descriptors are its own.
+pub fn close(first: u32, last: u32) -> Result<()> {
+    // SAFETY: touches no memory; the caller gives up these descriptors, as the comment above demands.
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
     Ok(())
 }
 
@@ -141,18 +154,13 @@ pub fn reset_signals() {
     // SAFETY: SIG_DFL runs no code of ours; an invalid number is an error that changes nothing. The empty set is
     // initialised by sigemptyset before it is read.
     unsafe {
-        for signal in 1..=libc::SIGRTMAX() {
+        for signal in 1..=LAST_SIGNAL {
             libc::signal(signal, libc::SIG_DFL);
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
     }
-}
-
-/// The first and last realtime signal that programs may use; the C library keeps the lowest for itself (signal(7)).
-pub fn realtime_signals() -> (i32, i32) {
-    (libc::SIGRTMIN(), libc::SIGRTMAX())
 }
 
 /// Ends the process at once, without what runs at exit: for a child made by [`clone3`].

@@ -37,6 +37,13 @@ pub struct Status {
     pub message: Option<String>,
 }
 
+impl Status {
+    /// A failure of the tool itself, not of the command that it was to run: 125, as for env(1).
+    pub fn own(message: String) -> Self {
+        Self { code: 125, message: Some(message) }
+    }
+}
+
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -1,0 +1,201 @@
+//! Makes the namespaces and their holder, finds them again, and ends them.
+
+use crate::edit::Plan;
+use crate::holder;
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{AtFlags, OFlag};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{execveat, pipe2, sethostname};
+use rustix::mount::{OpenTreeFlags, open_tree};
+use sbx::cgroup::{Cgroups, Entry};
+use sbx::process::{Live, Recorded};
+use sbx::{Document, Name, store, sys, tool};
+use serde_json::json;
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
+
+/// How long a killed holder may take to be gone, in milliseconds: the kernel ends all processes of its namespace first.
+const KILL_TIMEOUT: u64 = 30_000;
+
+/// Makes the namespaces and starts their holder; the running document is complete before the holder is released.
+pub fn create(doc: &mut Document, act: bool) -> Result<()> {
+    let name = doc.name()?;
+    let plan = Plan::of(doc)?;
+    let cgroups: Cgroups = doc.read("sbx.state.cgroups")?.unwrap_or_default();
+    if holder_of(&name)?.is_some() {
+        bail!("container {name} has a holder already");
+    }
+    if !act {
+        return Ok(());
+    }
+    let start = Start {
+        joined: plan.joined.iter().map(open_namespace).collect::<Result<_>>()?,
+        cgroup: Entry::open(&cgroups.payload)?,
+        program: read_only_program()?,
+        plan,
+        listener: listen(&name)?,
+    };
+    let (status_out, status_in) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let (go_out, go_in) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    // A cgroup namespace's root is the cgroup in which it is made: that one waits until the child has entered its own.
+    let flags = start.plan.new - CloneFlags::CLONE_NEWCGROUP;
+    let Some(child) = sys::clone3(flags.bits(), start.cgroup.unified()).context("cannot make namespaces")? else {
+        drop((status_out, go_in));
+        let Err(error) = start.become_holder(&name, &go_out, &status_in);
+        let _ = write!(File::from(status_in), "{error:#}");
+        sys::exit(1);
+    };
+    drop((status_in, go_out, start));
+    let mut status = String::new();
+    File::from(status_out).read_to_string(&mut status).context("cannot hear from the holder")?;
+    if status != holder::READY {
+        let why = if status.is_empty() { "it ended without a word" } else { &status };
+        bail!("cannot start the holder of {name}: {why}");
+    }
+    doc.set("sbx.state.holder", json!(Recorded::now(child.pid)?))?;
+    keep(&name, doc)?;
+    File::from(go_in).write_all(b"!").context("cannot release the holder")
+}
+
+/// All that the child needs on its way to become the holder.
+struct Start {
+    plan: Plan,
+    joined: Vec<(CloneFlags, OwnedFd)>,
+    cgroup: Entry,
+    program: OwnedFd,
+    listener: UnixListener,
+}
+
+impl Start {
+    /// In the child: completes the namespaces and executes the holder.
+    fn become_holder(&self, name: &Name, go: &OwnedFd, status: &OwnedFd) -> Result<Infallible> {
+        self.enter()?;
+        holder::descriptors(&self.listener, go, status).context("cannot place the holder's descriptors")?;
+        let args = [c"sbx-ns".to_owned(), CString::new(holder::VERB)?, CString::new(name.as_str())?];
+        // A holder has no environment; nor has what it becomes, but for what the document gives it.
+        let none: [CString; 0] = [];
+        execveat(&self.program, c"", &args, &none, AtFlags::AT_EMPTY_PATH).context("cannot execute the holder")
+    }
+
+    fn enter(&self) -> Result<()> {
+        self.cgroup.join_v1()?;
+        if self.plan.new.contains(CloneFlags::CLONE_NEWCGROUP) {
+            unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot make a cgroup namespace")?;
+        }
+        for (flag, namespace) in &self.joined {
+            setns(namespace, *flag).context("cannot join a namespace")?;
+        }
+        // From here on no mount goes out to the host, and none of the host's comes in.
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            .context("cannot make the mounts private")?;
+        if let Some(hostname) = &self.plan.hostname {
+            sethostname(hostname).with_context(|| format!("cannot set the host name {hostname}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The running document of a container that has a holder.
+pub fn show(name: &Name) -> Result<Document> {
+    match holder_of(name)? {
+        Some((doc, _)) => Ok(doc),
+        None => bail!("container {name} is not running"),
+    }
+}
+
+/// All containers that have a holder, as a JSON array. What cannot be read is left over, and not listed.
+pub fn list() -> Result<Vec<u8>> {
+    let directory = store::runtime_dir();
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        entries => Some(entries.with_context(|| format!("cannot read {}", directory.display()))?),
+    };
+    let names =
+        entries.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<Name>().ok());
+    let mut names: Vec<Name> = names.collect();
+    names.sort();
+    let containers: Vec<_> = names
+        .iter()
+        .filter_map(|name| {
+            let (_, holder) = holder_of(name).ok()??;
+            let status = if store::ready(name).exists() { "running" } else { "created" };
+            Some(json!({ "name": name.as_str(), "pid": holder.pid, "status": status }))
+        })
+        .collect();
+    Ok(format!("{}\n", json!(containers)).into_bytes())
+}
+
+/// Ends the holder of `name`, and with it every process of the container, and removes what was kept for this boot.
+pub fn remove(name: &Name) -> Result<()> {
+    let directory = store::runtime(name);
+    tool::all([
+        end(name),
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", directory.display()))
+            }
+            _ => Ok(()),
+        },
+    ])
+}
+
+fn end(name: &Name) -> Result<()> {
+    let Some((_, holder)) = holder_of(name)? else { return Ok(()) };
+    holder.signal(nix::libc::SIGKILL)?;
+    if !holder.wait(Some(KILL_TIMEOUT))? {
+        bail!("the holder of {name}, process {}, does not end", holder.pid);
+    }
+    Ok(())
+}
+
+/// The running document of `name` and its holder, if that is alive.
+fn holder_of(name: &Name) -> Result<Option<(Document, Live)>> {
+    let path = store::running(name);
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        bytes => bytes.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    let doc = Document::parse(&bytes).with_context(|| path.display().to_string())?;
+    let recorded: Recorded = doc.require("sbx.state.holder").with_context(|| path.display().to_string())?;
+    Ok(recorded.open()?.map(|live| (doc, live)))
+}
+
+/// Makes the runtime directory, empty, and the control socket in it.
+fn listen(name: &Name) -> Result<UnixListener> {
+    remove(name)?;
+    let directory = store::runtime(name);
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    made.with_context(|| format!("cannot make {}", directory.display()))?;
+    let path = store::control(name);
+    UnixListener::bind(&path).with_context(|| format!("cannot make the socket {}", path.display()))
+}
+
+/// Keeps the running document: whole or not at all.
+fn keep(name: &Name, doc: &Document) -> Result<()> {
+    let (path, new) = (store::running(name), store::runtime(name).join("document.new"));
+    let write = || {
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?.write_all(&doc.to_line())?;
+        fs::rename(&new, &path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn open_namespace((flag, path): &(CloneFlags, std::path::PathBuf)) -> Result<(CloneFlags, OwnedFd)> {
+    let file = File::open(path).with_context(|| format!("cannot open the namespace {}", path.display()))?;
+    Ok((*flag, file.into()))
+}
+
+/// This program on a read-only mount of its own: through the holder's /proc/PID/exe nobody can write to it, whatever
+/// rights they have inside (CVE-2019-5736).
+fn read_only_program() -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let program = open_tree(rustix::fs::CWD, "/proc/self/exe", flags).context("cannot open sbx-ns itself")?;
+    sys::mount_setattr(&program, false, nix::libc::MOUNT_ATTR_RDONLY, 0, 0).context("cannot make sbx-ns read-only")?;
+    Ok(program)
+}

@@ -1,0 +1,221 @@
+//! The holder: process 1 of a container's PID namespace. It keeps the namespaces alive, reaps orphans, and waits for
+//! the order to become the container's init or to be the init of the container's command.
+//!
+//! It holds no descriptor but its control socket, so a pipe that its maker read from ends.
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::setsid;
+use sbx::confine::Confinement;
+use sbx::holder::{Event, Role, receive, tell};
+use sbx::sys::{self, Child};
+use sbx::tool::Status;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+/// The verb by which `create` executes the holder.
+pub const VERB: &str = "hold";
+
+/// What the holder says on its status pipe once all is well.
+pub const READY: &str = "ready";
+
+/// The descriptors that the holder is started with: its control socket, the pipe that releases it, and the pipe on
+/// which it says how it fares.
+const LISTENER: RawFd = 3;
+const GO: RawFd = 4;
+const STATUS: RawFd = 5;
+
+/// Puts the holder's descriptors in their places, in the process that is about to execute it.
+pub fn descriptors(listener: &UnixListener, go: &OwnedFd, status: &OwnedFd) -> Result<()> {
+    // First out of the way of each other. What else this process has open closes as the holder is executed.
+    let aside = |fd: &dyn AsFd| rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), STATUS + 1);
+    let moved = [aside(listener)?, aside(go)?, aside(status)?];
+    moved.iter().zip([LISTENER, GO, STATUS]).try_for_each(|(fd, number)| sys::place(fd, number))?;
+    Ok(())
+}
+
+/// What the holder does, from its first instruction to its last.
+pub fn main() -> Result<()> {
+    let [listener, go, status] = [LISTENER, GO, STATUS].map(sys::inherited);
+    let (listener, go, mut status) = (UnixListener::from(listener?), File::from(go?), File::from(status?));
+    let signals = match prepare() {
+        Ok(signals) => signals,
+        Err(error) => {
+            let _ = write!(status, "{error:#}");
+            return Err(error);
+        }
+    };
+    status.write_all(READY.as_bytes()).context("cannot report")?;
+    drop(status);
+    released(go)?;
+    let (connection, order) = wait_for_order(&listener, &signals)?;
+    drop(listener);
+    order.carry_out(&connection, &signals)
+}
+
+/// Gives up what it does not need, and takes signals as data: those that are blocked reach even a process 1 that has
+/// no handler for them.
+fn prepare() -> Result<SignalFd> {
+    sys::close(STATUS as u32 + 1, u32::MAX).context("cannot close inherited descriptors")?;
+    nix::sys::prctl::set_dumpable(false).context("cannot become undumpable")?;
+    setsid().context("cannot make a session")?;
+    let all = SigSet::all();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&all), None).context("cannot block signals")?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&all, flags).context("cannot make a signal descriptor")?;
+    sys::close(0, 2).context("cannot close the standard streams")?;
+    Ok(signals)
+}
+
+/// Waits for the word of its maker. If that dies first there is no word, and no holder either.
+fn released(mut go: File) -> Result<()> {
+    go.read_exact(&mut [0]).context("never released")
+}
+
+/// An order that was understood and whose document was accepted.
+struct Order {
+    role: Role,
+    confinement: Confinement,
+    streams: [OwnedFd; 3],
+}
+
+/// Waits for an order, and reaps meanwhile. One that is refused changes nothing.
+fn wait_for_order(listener: &UnixListener, signals: &SignalFd) -> Result<(UnixStream, Order)> {
+    loop {
+        let [called, signalled] = wait([listener.as_fd(), signals.as_fd()])?;
+        if signalled {
+            while let Ok(Some(_)) = signals.read_signal() {}
+            while reap().is_some() {}
+        }
+        if called {
+            let (connection, _) = listener.accept().context("cannot accept an order")?;
+            let connection = UnixStream::from(clear_of_streams(connection.into())?);
+            match Order::receive(&connection) {
+                Ok(order) => return Ok((connection, order)),
+                Err(error) => tell(&connection, &Event::Failed { code: 125, message: format!("{error:#}") }),
+            }
+        }
+    }
+}
+
+impl Order {
+    fn receive(connection: &UnixStream) -> Result<Self> {
+        let (role, doc, [stdin, stdout, stderr]) = receive(connection)?;
+        let streams = [clear_of_streams(stdin)?, clear_of_streams(stdout)?, clear_of_streams(stderr)?];
+        Ok(Self { role, confinement: Confinement::new(&doc)?, streams })
+    }
+
+    /// Becomes the command, or its init. The holder's end is the container's, whatever comes.
+    fn carry_out(self, connection: &UnixStream, signals: &SignalFd) -> Result<()> {
+        let failure = match self.role {
+            Role::InPlace => place(&self.streams).map_or_else(|error| error, |()| self.confinement.become_command()),
+            Role::Init | Role::InitWhileConnected => {
+                let patron = (self.role == Role::InitWhileConnected).then_some(connection);
+                match self.start_command() {
+                    Ok(command) => {
+                        tell(connection, &Event::Started);
+                        let status = supervise(&command, signals, patron)?;
+                        tell(connection, &Event::Ended(status));
+                        sys::exit(status.into());
+                    }
+                    Err(failure) => failure,
+                }
+            }
+        };
+        tell(connection, &failed(&failure));
+        Err(failure.into())
+    }
+
+    /// Takes on the profile and starts the command, whose exec closes the pipe on which its failure would come.
+    fn start_command(self) -> Result<Child, Status> {
+        let own = |what: &str, error: &dyn std::fmt::Display| Status::own(format!("{what}: {error:#}"));
+        self.confinement.become_init().map_err(|error| own("cannot confine the init", &error))?;
+        let (mut out, mut into) = std::io::pipe().map_err(|error| own("cannot make a pipe", &error))?;
+        let Some(child) = sys::fork().map_err(|error| own("cannot fork", &error))? else {
+            drop(out);
+            let _ = setsid();
+            let failure = place(&self.streams).map_or_else(|e| e, |()| self.confinement.become_command_of_init());
+            let _ = into.write_all(&serde_json::to_vec(&failed(&failure)).unwrap_or_default());
+            sys::exit(failure.code.into());
+        };
+        drop((into, self.streams));
+        let mut told = Vec::new();
+        out.read_to_end(&mut told).map_err(|error| own("cannot hear from the command", &error))?;
+        if told.is_empty() {
+            return Ok(child);
+        }
+        match serde_json::from_slice(&told) {
+            Ok(Event::Failed { code, message }) => Err(Status { code, message: Some(message) }),
+            _ => Err(Status::own("the command failed without a reason".into())),
+        }
+    }
+}
+
+/// Forwards signals to the command and reaps whatever ends, until the command has; returns its status. With a patron,
+/// ends when that is gone.
+fn supervise(command: &Child, signals: &SignalFd, patron: Option<&UnixStream>) -> Result<u8> {
+    loop {
+        let [signalled, abandoned] = wait([signals.as_fd(), patron.map_or(signals.as_fd(), AsFd::as_fd)])?;
+        if abandoned && patron.is_some() {
+            sys::exit(1);
+        }
+        while let (true, Ok(Some(signal))) = (signalled, signals.read_signal()) {
+            if signal.ssi_signo != nix::libc::SIGCHLD as u32 {
+                // It may have ended meanwhile.
+                let _ = sys::pidfd_send_signal(&command.pidfd, signal.ssi_signo as i32);
+            }
+        }
+        while let Some((pid, status)) = reap() {
+            if pid == command.pid {
+                return Ok(status);
+            }
+        }
+    }
+}
+
+/// Reaps one process that has ended: its pid and its status as a shell would give it.
+fn reap() -> Option<(i32, u8)> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, status)) => return Some((pid.as_raw(), status as u8)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => return Some((pid.as_raw(), 128 + signal as u8)),
+            Ok(WaitStatus::StillAlive) | Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Waits until one of two descriptors has something; says which.
+fn wait(fds: [BorrowedFd<'_>; 2]) -> Result<[bool; 2]> {
+    let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    while let Err(error) = poll(&mut polled, PollTimeout::NONE) {
+        if error != Errno::EINTR {
+            return Err(error).context("cannot wait");
+        }
+    }
+    Ok(polled.map(|fd| fd.any().unwrap_or(false)))
+}
+
+/// Moves a descriptor out of the way of the standard streams.
+fn clear_of_streams(fd: OwnedFd) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(&fd, STATUS + 1).context("cannot move a descriptor")
+}
+
+/// Makes the three descriptors the standard streams.
+fn place(streams: &[OwnedFd; 3]) -> Result<(), Status> {
+    streams
+        .iter()
+        .zip(0..)
+        .try_for_each(|(fd, number)| sys::place(fd, number))
+        .map_err(|error| Status::own(error.to_string()))
+}
+
+fn failed(failure: &Status) -> Event {
+    Event::Failed { code: failure.code, message: failure.message.clone().unwrap_or_default() }
+}
