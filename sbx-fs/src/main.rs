@@ -1,1 +1,63 @@
-fn main() {}
+//! sbx-fs: the file system of a container: what it shares with the host, what is its own, and how it is mounted.
+
+mod apply;
+mod copy;
+mod edit;
+mod mount;
+mod packages;
+mod secrets;
+
+use anyhow::Result;
+use lexopt::Parser;
+use sbx::tool::{self, Filter, Tool};
+use std::process::ExitCode;
+
+const HELP: &str = "\
+sbx-fs: the file system of a container: what it shares with the host, what is its own, and how it is mounted
+
+usage: sbx-fs layout [--name NAME]                          document in, document out
+       sbx-fs clone [--name NAME] [--dry-run] [OPTION...]   document in, document out
+       sbx-fs mount [--name NAME] [--dry-run]               document in, document out
+       sbx-fs remove NAME
+
+layout  fills in root, mounts, linux.maskedPaths and linux.readonlyPaths
+clone   makes the private tree: /etc as the host's, without its secrets and identity; /var with the
+        directories of the packages that own the units; /root, /home and /srv empty; fills in sbx.clone
+mount   builds the file system in the namespaces of the running container
+remove  removes the private tree of NAME
+
+  --name NAME     start a document instead of reading one
+  --dry-run       check, print the document, and touch nothing
+  --copy          clone the content of the packages' directories too
+  --package PKG   clone the directories of this package too; may be repeated
+  --secret PATH   let this secret of the host in; may be repeated
+  --help, --version
+";
+
+fn main() -> ExitCode {
+    tool::main(&Tool { name: "sbx-fs", help: HELP, run })
+}
+
+fn run(verb: &str, options: &mut Parser) -> Result<()> {
+    match verb {
+        "layout" => Filter::edit().only(options)?.run(|doc, _| edit::layout(doc, "/".as_ref())),
+        "clone" => clone(options),
+        "mount" => Filter::apply().only(options)?.run(|doc, act| mount::mount(doc, act)),
+        "remove" => apply::remove(&tool::only_name(options)?),
+        _ => Err(tool::no_verb(verb)),
+    }
+}
+
+fn clone(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::apply();
+    let mut wish = apply::Wish::default();
+    while let Some(arg) = tool::next(options)? {
+        match arg.long() {
+            "copy" => wish.copy = true,
+            "package" => wish.packages.push(tool::value(options)?),
+            "secret" => wish.secrets.push(tool::value(options)?),
+            _ => filter.take(arg, options)?,
+        }
+    }
+    filter.run(|doc, act| apply::clone(doc, &wish, act))
+}
