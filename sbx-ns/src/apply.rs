@@ -76,11 +76,12 @@ impl Start {
     /// In the child: completes the namespaces and executes the holder.
     fn become_holder(&self, name: &Name, go: &OwnedFd, status: &OwnedFd) -> Result<Infallible> {
         self.enter()?;
+        let program = holder::aside(&self.program)?;
         holder::descriptors(&self.listener, go, status).context("cannot place the holder's descriptors")?;
         let args = [c"sbx-ns".to_owned(), CString::new(holder::VERB)?, CString::new(name.as_str())?];
         // A holder has no environment; nor has what it becomes, but for what the document gives it.
         let none: [CString; 0] = [];
-        execveat(&self.program, c"", &args, &none, AtFlags::AT_EMPTY_PATH).context("cannot execute the holder")
+        execveat(&program, c"", &args, &none, AtFlags::AT_EMPTY_PATH).context("cannot execute the holder")
     }
 
     fn enter(&self) -> Result<()> {

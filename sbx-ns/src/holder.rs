@@ -31,13 +31,17 @@ const LISTENER: RawFd = 3;
 const GO: RawFd = 4;
 const STATUS: RawFd = 5;
 
-/// Puts the holder's descriptors in their places, in the process that is about to execute it.
+/// Puts the holder's descriptors in their places, in the process that is about to execute it. What else that process
+/// has open closes then.
 pub fn descriptors(listener: &UnixListener, go: &OwnedFd, status: &OwnedFd) -> Result<()> {
-    // First out of the way of each other. What else this process has open closes as the holder is executed.
-    let aside = |fd: &dyn AsFd| rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), STATUS + 1);
     let moved = [aside(listener)?, aside(go)?, aside(status)?];
     moved.iter().zip([LISTENER, GO, STATUS]).try_for_each(|(fd, number)| sys::place(fd, number))?;
     Ok(())
+}
+
+/// A copy of a descriptor that is out of the way of the holder's own, and of the standard streams.
+pub fn aside(fd: impl AsFd) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, STATUS + 1).context("cannot move a descriptor")
 }
 
 /// What the holder does, from its first instruction to its last.
@@ -95,7 +99,7 @@ fn wait_for_order(listener: &UnixListener, signals: &SignalFd) -> Result<(UnixSt
         }
         if called {
             let (connection, _) = listener.accept().context("cannot accept an order")?;
-            let connection = UnixStream::from(clear_of_streams(connection.into())?);
+            let connection = UnixStream::from(aside(connection)?);
             match Order::receive(&connection) {
                 Ok(order) => return Ok((connection, order)),
                 Err(error) => tell(&connection, &Event::Failed { code: 125, message: format!("{error:#}") }),
@@ -107,7 +111,7 @@ fn wait_for_order(listener: &UnixListener, signals: &SignalFd) -> Result<(UnixSt
 impl Order {
     fn receive(connection: &UnixStream) -> Result<Self> {
         let (role, doc, [stdin, stdout, stderr]) = receive(connection)?;
-        let streams = [clear_of_streams(stdin)?, clear_of_streams(stdout)?, clear_of_streams(stderr)?];
+        let streams = [aside(stdin)?, aside(stdout)?, aside(stderr)?];
         Ok(Self { role, confinement: Confinement::new(&doc)?, streams })
     }
 
@@ -200,11 +204,6 @@ fn wait(fds: [BorrowedFd<'_>; 2]) -> Result<[bool; 2]> {
         }
     }
     Ok(polled.map(|fd| fd.any().unwrap_or(false)))
-}
-
-/// Moves a descriptor out of the way of the standard streams.
-fn clear_of_streams(fd: OwnedFd) -> Result<OwnedFd> {
-    rustix::io::fcntl_dupfd_cloexec(&fd, STATUS + 1).context("cannot move a descriptor")
 }
 
 /// Makes the three descriptors the standard streams.
