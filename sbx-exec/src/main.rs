@@ -1,1 +1,163 @@
-fn main() {}
+//! sbx-exec: runs a command in a container, boots its init, stops it.
+
+mod boot;
+mod enter;
+mod profile;
+mod signal;
+mod stop;
+
+use anyhow::{Context, Result, bail};
+use lexopt::Parser;
+use sbx::process::{Live, Recorded};
+use sbx::tool::{self, Argument, Filter, Status, Tool};
+use sbx::{Document, host, sys};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::RawFd;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const HELP: &str = "\
+sbx-exec: runs a command in a container, boots its init, stops it
+
+usage: sbx-exec profile [--name NAME]                      document in, document out
+       sbx-exec run [--document FD] [--] [COMMAND [ARG...]]
+       sbx-exec boot [--document FD] [--timeout SECONDS] [--wait]
+       sbx-exec stop [--document FD] [--timeout SECONDS]
+
+profile  fills in the default confinement, where the document has none: 11 capabilities,
+         no_new_privs, limits, a seccomp allow-list
+run      runs a command in the container of a running document, confined like the container,
+         with the caller's standard streams; without a command, the user's login shell
+boot     has the container's holder become the document's command (its init for a unit's
+         container), and returns when it is ready: when its units are active
+stop     sends the stop signal and waits for the container's end; kills it when that takes too long
+
+run, boot and stop end a pipe: they print no document. run, and boot --wait, exit with the status of
+the command, 128+N when signal N ended it, 125 for a failure of their own, 126 when the command
+cannot be executed, 127 when it is not found.
+
+  --name NAME        start a document instead of reading one
+  --document FD      read the document from this descriptor, so that stdin is the command's
+  --timeout SECONDS  how long boot (90) and stop (90) wait
+  --wait             stay until the command ends; if boot ends first, so does the container
+  --help, --version
+";
+
+fn main() -> ExitCode {
+    tool::main(&Tool { name: "sbx-exec", help: HELP, run })
+}
+
+fn run(verb: &str, options: &mut Parser) -> Result<()> {
+    match verb {
+        "profile" => Filter::edit().only(options)?.run(|doc, _| profile::fill(doc)),
+        // The command's own status may be anything from 0 on: whatever is not the command's is 125.
+        "run" => run_command(options).map_err(|error| Status::own(error).into()),
+        "boot" => boot_init(options),
+        "stop" => stop_container(options),
+        _ => Err(tool::no_verb(verb)),
+    }
+}
+
+fn run_command(options: &mut Parser) -> Result<()> {
+    let mut source = Source::default();
+    let mut command: Vec<OsString> = Vec::new();
+    while let Some(arg) = tool::next(options)? {
+        match arg {
+            Argument::Operand(program) => {
+                command.push(program);
+                command.extend(options.raw_args()?);
+            }
+            arg => source.take(arg, options)?,
+        }
+    }
+    let running = source.running()?;
+    Err(enter::run(&running, command)?.into())
+}
+
+fn boot_init(options: &mut Parser) -> Result<()> {
+    let mut source = Source::default();
+    let mut timeout = Seconds(90);
+    let mut wait = false;
+    while let Some(arg) = tool::next(options)? {
+        match arg.long() {
+            "timeout" => timeout = tool::value(options)?,
+            "wait" => wait = true,
+            _ => source.take(arg, options)?,
+        }
+    }
+    let boot = || boot::boot(&source.running()?, timeout.into(), wait);
+    if wait { boot().map_err(|error| Status::own(error).into()) } else { boot() }
+}
+
+fn stop_container(options: &mut Parser) -> Result<()> {
+    let mut source = Source::default();
+    let mut timeout = Seconds(90);
+    while let Some(arg) = tool::next(options)? {
+        match arg.long() {
+            "timeout" => timeout = tool::value(options)?,
+            _ => source.take(arg, options)?,
+        }
+    }
+    stop::stop(&source.running()?, timeout.into())
+}
+
+/// A running document and its holder.
+pub struct Running {
+    doc: Document,
+    holder: Live,
+}
+
+/// Where the running document comes from: stdin, or a descriptor that leaves stdin to the command.
+#[derive(Debug, Default)]
+struct Source(Option<RawFd>);
+
+impl Source {
+    fn take(&mut self, arg: Argument, options: &mut Parser) -> Result<()> {
+        match arg.long() {
+            "document" => self.0 = Some(tool::value(options)?),
+            _ => return Err(arg.unexpected()),
+        }
+        Ok(())
+    }
+
+    fn running(&self) -> Result<Running> {
+        let mut doc = match self.0 {
+            None => tool::read_document()?,
+            Some(number) => {
+                let fd = sys::inherited(number).with_context(|| format!("--document {number}"))?;
+                let mut bytes = Vec::new();
+                File::from(fd).read_to_end(&mut bytes).with_context(|| format!("cannot read descriptor {number}"))?;
+                tool::parse(&bytes)?
+            }
+        };
+        let name = doc.name()?;
+        let recorded: Recorded = doc.require("sbx.state.holder").context("not a running document")?;
+        let Some(holder) = recorded.open()? else { bail!("container {name} is not running") };
+        if !host::runs_selinux() {
+            // It stays in the definition for the day when SELinux is on.
+            doc.unset("process.selinuxLabel");
+        }
+        Ok(Running { doc, holder })
+    }
+}
+
+/// A number of seconds, at least one.
+struct Seconds(u64);
+
+impl std::str::FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        let seconds = text.parse().ok().filter(|seconds| digits && (1..=86_400).contains(seconds));
+        seconds.map(Self).ok_or_else(|| format!("bad number of seconds {text:?}: 1 to 86400"))
+    }
+}
+
+impl From<Seconds> for Duration {
+    fn from(seconds: Seconds) -> Self {
+        Self::from_secs(seconds.0)
+    }
+}

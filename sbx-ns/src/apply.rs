@@ -19,9 +19,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
-/// How long a killed holder may take to be gone, in milliseconds: the kernel ends all processes of its namespace first.
-const KILL_TIMEOUT: u64 = 30_000;
+/// How long a killed holder may take to be gone: the kernel ends all processes of its namespace first.
+const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Makes the namespaces and starts their holder; the running document is complete before the holder is released.
 pub fn create(doc: &mut Document, act: bool) -> Result<()> {

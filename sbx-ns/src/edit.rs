@@ -1,29 +1,21 @@
 //! What the document says of namespaces.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use nix::sched::CloneFlags;
 use sbx::Document;
-use serde::Deserialize;
+use sbx::namespace::{self, KINDS};
 use serde_json::json;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// The namespaces that we know, by the names of the OCI runtime specification, and whether an existing one may be
-/// joined. The holder is the first process of its PID namespace and its root is replaced, so those two are its own.
-const KINDS: [(&str, CloneFlags, bool); 6] = [
-    ("pid", CloneFlags::CLONE_NEWPID, false),
-    ("mount", CloneFlags::CLONE_NEWNS, false),
-    ("ipc", CloneFlags::CLONE_NEWIPC, true),
-    ("uts", CloneFlags::CLONE_NEWUTS, true),
-    ("network", CloneFlags::CLONE_NEWNET, true),
-    ("cgroup", CloneFlags::CLONE_NEWCGROUP, true),
-];
+/// The holder is the first process of its PID namespace, and its root is replaced: those two are always its own.
+const OWN: CloneFlags = CloneFlags::CLONE_NEWPID.union(CloneFlags::CLONE_NEWNS);
 
 /// Fills in the namespaces and the host name, where the document has none.
 pub fn plan(doc: &mut Document, hostname: Option<Hostname>) -> Result<()> {
     let name = doc.name()?;
     if doc.get("linux.namespaces").is_none() {
-        let all: Vec<_> = KINDS.iter().map(|(kind, _, _)| json!({ "type": kind })).collect();
+        let all: Vec<_> = KINDS.iter().map(|kind| json!({ "type": kind.name })).collect();
         doc.set("linux.namespaces", all)?;
     }
     match hostname {
@@ -44,37 +36,21 @@ pub struct Plan {
     pub hostname: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Namespace {
-    #[serde(rename = "type")]
-    kind: String,
-    path: Option<PathBuf>,
-}
-
 impl Plan {
     /// Reads and checks the document.
     pub fn of(doc: &Document) -> Result<Self> {
-        let namespaces: Vec<Namespace> = doc.require("linux.namespaces")?;
         let mut plan = Self { new: CloneFlags::empty(), joined: Vec::new(), hostname: None };
-        let mut seen = CloneFlags::empty();
-        for Namespace { kind, path } in namespaces {
-            let known = KINDS.iter().find(|(name, _, _)| *name == kind);
-            let (_, flag, joinable) =
-                known.with_context(|| format!("linux.namespaces: type {kind:?} is not supported"))?;
-            ensure!(!seen.contains(*flag), "linux.namespaces: type {kind:?} stands there twice");
-            seen |= *flag;
-            match path {
-                None => plan.new |= *flag,
-                Some(path) if *joinable => plan.joined.push((*flag, path)),
-                Some(_) => bail!("linux.namespaces: an existing {kind} namespace cannot be joined"),
+        for (kind, namespace) in namespace::of(doc)? {
+            match namespace.path {
+                None => plan.new |= kind.flag,
+                Some(path) if !OWN.contains(kind.flag) => plan.joined.push((kind.flag, path)),
+                Some(_) => bail!("linux.namespaces: an existing {} namespace cannot be joined", kind.name),
             }
         }
-        for (kind, flag, joinable) in KINDS {
-            ensure!(joinable || plan.new.contains(flag), "linux.namespaces: a {kind} namespace is missing");
-        }
+        ensure!(plan.new.contains(OWN), "linux.namespaces: a pid and a mount namespace are needed");
         if let Some(hostname) = doc.read::<String>("hostname")? {
             ensure!(plan.new.contains(CloneFlags::CLONE_NEWUTS), "hostname: needs a uts namespace of its own");
-            plan.hostname = Some(hostname.parse::<Hostname>().map_err(|error| anyhow::anyhow!(error))?.0);
+            plan.hostname = Some(hostname.parse::<Hostname>().map_err(|error| anyhow!(error))?.0);
         }
         Ok(plan)
     }
@@ -115,7 +91,7 @@ mod tests {
         let mut doc = Document::new(&"apache1".parse().expect("name"));
         plan(&mut doc, None).expect("plan");
         let plan = Plan::of(&doc).expect("plan");
-        assert_eq!(plan.new, KINDS.iter().fold(CloneFlags::empty(), |all, (_, flag, _)| all | *flag));
+        assert_eq!(plan.new, KINDS.iter().fold(CloneFlags::empty(), |all, kind| all | kind.flag));
         assert!(plan.joined.is_empty());
         assert_eq!(plan.hostname.as_deref(), Some("apache1"));
     }

@@ -3,20 +3,20 @@
 //!
 //! It holds no descriptor but its control socket, so a pipe that its maker read from ends.
 
-use anyhow::{Context, Result};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use anyhow::{Context, Result, anyhow};
+use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::setsid;
-use sbx::confine::Confinement;
+use sbx::confine::{Confinement, start};
 use sbx::holder::{Event, Role, receive, tell};
+use sbx::process::readable;
 use sbx::sys::{self, Child};
 use sbx::tool::Status;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 /// The verb by which `create` executes the holder.
@@ -24,6 +24,9 @@ pub const VERB: &str = "hold";
 
 /// What the holder says on its status pipe once all is well.
 pub const READY: &str = "ready";
+
+/// What ends a holder that has not been told yet what to become.
+const STOPS: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
 /// The descriptors that the holder is started with: its control socket, the pipe that releases it, and the pipe on
 /// which it says how it fares.
@@ -92,9 +95,13 @@ struct Order {
 /// Waits for an order, and reaps meanwhile. One that is refused changes nothing.
 fn wait_for_order(listener: &UnixListener, signals: &SignalFd) -> Result<(UnixStream, Order)> {
     loop {
-        let [called, signalled] = wait([listener.as_fd(), signals.as_fd()])?;
+        let [called, signalled] = readable([listener.as_fd(), signals.as_fd()], None).context("cannot wait")?;
         if signalled {
-            while let Ok(Some(_)) = signals.read_signal() {}
+            while let Ok(Some(signal)) = signals.read_signal() {
+                if STOPS.contains(&(signal.ssi_signo as i32)) {
+                    sys::exit(0);
+                }
+            }
             while reap().is_some() {}
         }
         if called {
@@ -102,7 +109,7 @@ fn wait_for_order(listener: &UnixListener, signals: &SignalFd) -> Result<(UnixSt
             let connection = UnixStream::from(aside(connection)?);
             match Order::receive(&connection) {
                 Ok(order) => return Ok((connection, order)),
-                Err(error) => tell(&connection, &Event::Failed { code: 125, message: format!("{error:#}") }),
+                Err(error) => tell(&connection, &Event::Failed(Status::own(error))),
             }
         }
     }
@@ -118,7 +125,7 @@ impl Order {
     /// Becomes the command, or its init. The holder's end is the container's, whatever comes.
     fn carry_out(self, connection: &UnixStream, signals: &SignalFd) -> Result<()> {
         let failure = match self.role {
-            Role::InPlace => place(&self.streams).map_or_else(|error| error, |()| self.confinement.become_command()),
+            Role::InPlace => self.become_command(Confinement::become_command),
             Role::Init | Role::InitWhileConnected => {
                 let patron = (self.role == Role::InitWhileConnected).then_some(connection);
                 match self.start_command() {
@@ -132,31 +139,24 @@ impl Order {
                 }
             }
         };
-        tell(connection, &failed(&failure));
-        Err(failure.into())
+        tell(connection, &Event::Failed(failure));
+        sys::exit(1);
     }
 
-    /// Takes on the profile and starts the command, whose exec closes the pipe on which its failure would come.
+    /// Takes on the profile, and starts the command in a session of its own.
     fn start_command(self) -> Result<Child, Status> {
-        let own = |what: &str, error: &dyn std::fmt::Display| Status::own(format!("{what}: {error:#}"));
-        self.confinement.become_init().map_err(|error| own("cannot confine the init", &error))?;
-        let (mut out, mut into) = std::io::pipe().map_err(|error| own("cannot make a pipe", &error))?;
-        let Some(child) = sys::fork().map_err(|error| own("cannot fork", &error))? else {
-            drop(out);
-            let _ = setsid();
-            let failure = place(&self.streams).map_or_else(|e| e, |()| self.confinement.become_command_of_init());
-            let _ = into.write_all(&serde_json::to_vec(&failed(&failure)).unwrap_or_default());
-            sys::exit(failure.code.into());
-        };
-        drop((into, self.streams));
-        let mut told = Vec::new();
-        out.read_to_end(&mut told).map_err(|error| own("cannot hear from the command", &error))?;
-        if told.is_empty() {
-            return Ok(child);
-        }
-        match serde_json::from_slice(&told) {
-            Ok(Event::Failed { code, message }) => Err(Status { code, message: Some(message) }),
-            _ => Err(Status::own("the command failed without a reason".into())),
+        self.confinement.become_init().map_err(Status::own)?;
+        start(sys::fork, || match setsid() {
+            Ok(_) => self.become_command(Confinement::become_command_of_init),
+            Err(error) => Status::own(anyhow!(error).context("cannot make a session")),
+        })
+    }
+
+    /// Makes the three descriptors the standard streams, and becomes the command. Returns only on failure.
+    fn become_command(&self, become_command: fn(&Confinement) -> Status) -> Status {
+        match self.streams.iter().zip(0..).try_for_each(|(fd, number)| sys::place(fd, number)) {
+            Ok(()) => become_command(&self.confinement),
+            Err(error) => Status::own(anyhow!(error).context("cannot place the standard streams")),
         }
     }
 }
@@ -165,12 +165,13 @@ impl Order {
 /// ends when that is gone.
 fn supervise(command: &Child, signals: &SignalFd, patron: Option<&UnixStream>) -> Result<u8> {
     loop {
-        let [signalled, abandoned] = wait([signals.as_fd(), patron.map_or(signals.as_fd(), AsFd::as_fd)])?;
+        let watched = [signals.as_fd(), patron.map_or(signals.as_fd(), AsFd::as_fd)];
+        let [signalled, abandoned] = readable(watched, None).context("cannot wait")?;
         if abandoned && patron.is_some() {
             sys::exit(1);
         }
         while let (true, Ok(Some(signal))) = (signalled, signals.read_signal()) {
-            if signal.ssi_signo != nix::libc::SIGCHLD as u32 {
+            if signal.ssi_signo != libc::SIGCHLD as u32 {
                 // It may have ended meanwhile.
                 let _ = sys::pidfd_send_signal(&command.pidfd, signal.ssi_signo as i32);
             }
@@ -193,28 +194,4 @@ fn reap() -> Option<(i32, u8)> {
             Ok(_) => {}
         }
     }
-}
-
-/// Waits until one of two descriptors has something; says which.
-fn wait(fds: [BorrowedFd<'_>; 2]) -> Result<[bool; 2]> {
-    let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    while let Err(error) = poll(&mut polled, PollTimeout::NONE) {
-        if error != Errno::EINTR {
-            return Err(error).context("cannot wait");
-        }
-    }
-    Ok(polled.map(|fd| fd.any().unwrap_or(false)))
-}
-
-/// Makes the three descriptors the standard streams.
-fn place(streams: &[OwnedFd; 3]) -> Result<(), Status> {
-    streams
-        .iter()
-        .zip(0..)
-        .try_for_each(|(fd, number)| sys::place(fd, number))
-        .map_err(|error| Status::own(error.to_string()))
-}
-
-fn failed(failure: &Status) -> Event {
-    Event::Failed { code: failure.code, message: failure.message.clone().unwrap_or_default() }
 }

@@ -4,8 +4,9 @@
 //! The order matters, and each step says why it stands where it does. Before it the caller has entered the cgroup and
 //! the namespaces; each step then takes away something that an earlier one still needed.
 
+use crate::sys::{self, Child};
 use crate::tool::Status;
-use crate::{Document, passwd, seccomp, sys};
+use crate::{Document, passwd, seccomp};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
@@ -13,9 +14,13 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, execve, getcwd, setgroups, setresgid, setresuid};
 use rustix::fs::{CWD, OFlags, ResolveFlags, fstatfs, openat2};
+use rustix::io::fcntl_dupfd_cloexec;
 use seccompiler::BpfProgram;
 use serde::Deserialize;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write, pipe};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 /// What a process is about to become, read from `process` and `linux.seccomp` and checked before anything is changed.
@@ -96,11 +101,18 @@ impl Confinement {
         })
     }
 
+    /// Takes another command than the document's: any bytes, which JSON could not hold. None means the login shell.
+    pub fn with_command(mut self, args: Vec<OsString>) -> Result<Self> {
+        let args = args.into_iter().map(|arg| CString::new(arg.into_vec()));
+        self.args = args.collect::<Result<_, _>>().context("the command holds a NUL")?;
+        Ok(self)
+    }
+
     /// Gives up everything and executes the command in place of this process. Returns only on failure.
     pub fn become_command(&self) -> Status {
         match self.give_up(true) {
             Ok(()) => self.execute(),
-            Err(error) => Status::own(format!("{error:#}")),
+            Err(error) => Status::own(error),
         }
     }
 
@@ -115,7 +127,7 @@ impl Confinement {
     pub fn become_command_of_init(&self) -> Status {
         match self.label().and_then(|()| self.directory()).and_then(|()| self.identity()) {
             Ok(()) => self.execute(),
-            Err(error) => Status::own(format!("{error:#}")),
+            Err(error) => Status::own(error),
         }
     }
 
@@ -230,11 +242,11 @@ impl Confinement {
     fn execute(&self) -> Status {
         let (args, env) = match self.command() {
             Ok(command) => command,
-            Err(error) => return Status::own(format!("{error:#}")),
+            Err(error) => return Status::own(error),
         };
         sys::reset_signals();
         if let Err(error) = sys::close_on_exec_from(3) {
-            return Status::own(format!("cannot close the caller's descriptors: {error}"));
+            return Status::own(anyhow!(error).context("cannot close the caller's descriptors"));
         }
         let command = args[0].to_string_lossy().into_owned();
         let mut failure = Errno::ENOENT;
@@ -265,6 +277,34 @@ impl Confinement {
         let shell = user.map(|user| user.shell).filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into());
         Ok((vec![CString::new(shell).context("the login shell holds a NUL")?], env))
     }
+}
+
+/// Starts a command in a child: `fork` makes it and returns `None` in it, where `become_command` returns only on
+/// failure. Returns once the command has been executed, or with what kept it from that.
+pub fn start(
+    fork: impl FnOnce() -> io::Result<Option<Child>>,
+    become_command: impl FnOnce() -> Status,
+) -> Result<Child, Status> {
+    let attempt = || -> Result<Result<Child, Status>> {
+        let (mut failure, report) = pipe().context("cannot make a pipe")?;
+        // Clear of the standard streams, which a child may be about to be given.
+        let mut report = File::from(fcntl_dupfd_cloexec(report, 3).context("cannot make a pipe")?);
+        let Some(child) = fork().context("cannot make a process")? else {
+            drop(failure);
+            let status = become_command();
+            let _ = report.write_all(&serde_json::to_vec(&status).unwrap_or_default());
+            sys::exit(status.code.into());
+        };
+        drop(report);
+        // Exec closes the pipe; what comes before that is why there was none.
+        let mut bytes = Vec::new();
+        failure.read_to_end(&mut bytes).context("cannot hear from the command")?;
+        if bytes.is_empty() {
+            return Ok(Ok(child));
+        }
+        Ok(Err(serde_json::from_slice(&bytes).context("cannot hear from the command")?))
+    };
+    attempt().unwrap_or_else(|error| Err(Status::own(error)))
 }
 
 /// Where a command may be: itself if it has a slash, else below each directory of PATH (execvp(3)).

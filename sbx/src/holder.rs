@@ -5,6 +5,7 @@
 //! down the sending side. The answer is a line of JSON for each event. A connection that closes without a word says
 //! that the holder has become the program: exec closed it.
 
+use crate::tool::Status;
 use crate::{Document, Name, store};
 use anyhow::{Context, Result, ensure};
 use nix::cmsg_space;
@@ -36,13 +37,8 @@ pub enum Role {
 pub enum Event {
     /// The command runs.
     Started,
-    /// The command does not run; the exit status says whose fault it is, as for env(1).
-    Failed {
-        /// 125, 126 or 127.
-        code: u8,
-        /// Why.
-        message: String,
-    },
+    /// The command does not run; the exit status says whose fault it is.
+    Failed(Status),
     /// The command has ended with this status: its own, or 128 and the signal's number.
     Ended(u8),
 }

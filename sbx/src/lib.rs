@@ -12,6 +12,7 @@ pub mod document;
 pub mod holder;
 pub mod host;
 pub mod name;
+pub mod namespace;
 pub mod passwd;
 pub mod process;
 pub mod seccomp;

@@ -30,6 +30,11 @@ pub fn find(text: &[u8], uid: u32) -> Option<User> {
     text.split(|b| *b == b'\n').filter_map(entry).find(|user| user.uid == uid)
 }
 
+/// The entry of the user called `name`, likewise.
+pub fn find_name(text: &[u8], name: &str) -> Option<User> {
+    text.split(|b| *b == b'\n').filter_map(entry).find(|user| user.name == name)
+}
+
 /// Reads the file at /etc/passwd of the current root. A missing one has no users.
 pub fn read(root: impl AsFd) -> Result<Vec<u8>> {
     use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -74,6 +79,8 @@ mod tests {
         assert_eq!((root.name.as_str(), root.home.as_str(), root.shell.as_str()), ("root", "/root", "/bin/bash"));
         assert_eq!(find(text, 33).expect("w").shell, "");
         assert_eq!(find(text, 7), None);
+        assert_eq!(find_name(text, "w").expect("w").gid, 33);
+        assert_eq!(find_name(text, "rel"), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// A process as `sbx.state` records it. A pid alone would be reused; with its start time and the boot it is unique.
@@ -66,27 +66,34 @@ impl Live {
         }
     }
 
-    /// Waits until it has ended, at most `milliseconds` (forever if `None`); says whether it has. When it is PID 1 of a
+    /// Waits until it has ended, at most `timeout` (forever if `None`); says whether it has. When it is PID 1 of a
     /// namespace, all processes of the namespace have ended before it (pid_namespaces(7)).
-    pub fn wait(&self, milliseconds: Option<u64>) -> Result<bool> {
-        readable(&self.fd, milliseconds).context("cannot wait for a process")
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<bool> {
+        let [ended] = readable([self.fd.as_fd()], timeout).context("cannot wait for a process")?;
+        Ok(ended)
     }
 
     /// Whether it has ended, though its parent may not have waited for it.
     pub fn has_ended(&self) -> Result<bool> {
-        self.wait(Some(0))
+        self.wait(Some(Duration::ZERO))
     }
 }
 
-/// Waits until a descriptor is readable, at most `milliseconds` (forever if `None`); says whether it is.
-pub fn readable(fd: impl AsFd, milliseconds: Option<u64>) -> std::io::Result<bool> {
-    let deadline = milliseconds.map(|ms| Instant::now() + Duration::from_millis(ms));
+/// Waits until one of some descriptors is readable, at most `timeout` (forever if `None`); says which are.
+pub fn readable<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: Option<Duration>) -> std::io::Result<[bool; N]> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()).as_millis());
-        let timeout = left.map_or(PollTimeout::NONE, |ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX));
-        match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout) {
+        // Rounded up: a rest of less than a millisecond is not spent in a busy loop.
+        let rest = |deadline: Instant| deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+        let timeout = deadline.map(rest).map(|ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX));
+        let timeout = timeout.unwrap_or(PollTimeout::NONE);
+        match poll(&mut polled, timeout) {
             Err(Errno::EINTR) => {}
-            result => return Ok(result? > 0),
+            result => {
+                result?;
+                return Ok(polled.map(|fd| fd.any().unwrap_or(false)));
+            }
         }
     }
 }
@@ -121,7 +128,7 @@ mod tests {
         assert!(Recorded { boot_id: "other".into(), ..recorded.clone() }.open().expect("open").is_none());
         let live = recorded.open().expect("open").expect("live");
         live.signal(9).expect("kill");
-        assert!(live.wait(Some(10_000)).expect("wait"));
+        assert!(live.wait(Some(Duration::from_secs(10))).expect("wait"));
         assert!(recorded.open().expect("open").is_none(), "a zombie is not running");
         child.wait().expect("reap");
         assert!(recorded.open().expect("open").is_none());

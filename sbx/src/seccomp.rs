@@ -111,6 +111,11 @@ impl Seccomp {
     }
 }
 
+/// Whether this architecture has a system call of that name.
+pub fn is_known(name: &str) -> bool {
+    Sysno::from_str(name).is_ok()
+}
+
 /// A rule without conditions matches always, and makes those with conditions superfluous.
 fn add(rules: &mut Rules, number: i64, conditions: &[Condition]) -> Result<()> {
     let known = rules.get(&number);

@@ -24,6 +24,11 @@ pub fn runtime_dir() -> PathBuf {
     root("SBX_RUNTIME_DIR", "/run/sbx")
 }
 
+/// The host's own systemd units: `/etc/systemd/system`, or `SBX_UNIT_DIR`.
+pub fn unit_dir() -> PathBuf {
+    root("SBX_UNIT_DIR", "/etc/systemd/system")
+}
+
 /// The directory of one container's private tree and its log.
 pub fn container(name: &Name) -> PathBuf {
     state_dir().join("containers").join(name.as_str())

@@ -3,6 +3,7 @@
 use crate::{Document, Name};
 use anyhow::{Context, Error, Result, anyhow};
 use lexopt::{Arg, Parser};
+use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
@@ -29,7 +30,7 @@ pub struct Usage(pub String);
 struct Silent;
 
 /// An exit status of its own (sbx-exec's 125 to 127, or a command's), with or without a message.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The exit status.
     pub code: u8,
@@ -38,9 +39,22 @@ pub struct Status {
 }
 
 impl Status {
+    /// What an error means: 2 for wrong usage, else 1, unless it has a status of its own.
+    pub fn of(error: Error) -> Self {
+        let (code, message) = match error.downcast::<Self>() {
+            Ok(status) => return status,
+            Err(error) if error.is::<Silent>() => (1, None),
+            // Not `{:#}`: lexopt prints its source itself.
+            Err(error) if error.is::<lexopt::Error>() => (2, Some(error.to_string())),
+            Err(error) if error.is::<Usage>() => (2, Some(error.to_string())),
+            Err(error) => (1, Some(format!("{error:#}"))),
+        };
+        Self { code, message }
+    }
+
     /// A failure of the tool itself, not of the command that it was to run: 125, as for env(1).
-    pub fn own(message: String) -> Self {
-        Self { code: 125, message: Some(message) }
+    pub fn own(error: impl Into<Error>) -> Self {
+        Self { code: 125, ..Self::of(error.into()) }
     }
 }
 
@@ -71,11 +85,11 @@ pub fn main(tool: &Tool) -> ExitCode {
     match run(tool) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let (code, message) = verdict(&error);
-            if let Some(message) = message {
+            let status = Status::of(error);
+            if let Some(message) = status.message {
                 say(tool.name, &message);
             }
-            ExitCode::from(code)
+            ExitCode::from(status.code)
         }
     }
 }
@@ -99,21 +113,6 @@ fn run(tool: &Tool) -> Result<()> {
 /// The error for a verb that the tool does not have.
 pub fn no_verb(verb: &str) -> Error {
     Usage(format!("no verb {verb:?}: see --help")).into()
-}
-
-fn verdict(error: &Error) -> (u8, Option<String>) {
-    if error.is::<Silent>() {
-        (1, None)
-    } else if let Some(status) = error.downcast_ref::<Status>() {
-        (status.code, status.message.clone())
-    } else if let Some(usage) = error.downcast_ref::<lexopt::Error>() {
-        // Not `{:#}`: lexopt prints its source itself.
-        (2, Some(usage.to_string()))
-    } else if error.is::<Usage>() {
-        (2, Some(error.to_string()))
-    } else {
-        (1, Some(format!("{error:#}")))
-    }
 }
 
 /// Says one line on stderr. Control characters are escaped: a name or a path cannot forge a second line.

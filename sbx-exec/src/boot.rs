@@ -1,0 +1,151 @@
+//! From a holder to a running container.
+
+use crate::{Running, enter};
+use anyhow::{Context, Result, bail};
+use nix::sched::CloneFlags;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
+use sbx::holder::{Connection, Event, Role};
+use sbx::process::{Live, readable};
+use sbx::sys;
+use sbx::tool::Status;
+use sbx::{namespace, store};
+use std::fs;
+use std::io::{stderr, stdin, stdout};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+/// Where the inner init finds the socket on which it says that it is ready.
+const READINESS: &str = "/run/sbx-notify";
+
+/// How many lines of a failed unit's journal are shown.
+const JOURNAL_LINES: &str = "20";
+
+/// Has the holder become the container's command; returns when that is ready, or with `wait` when it has ended.
+pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
+    let Running { doc, holder } = running;
+    let name = doc.name()?;
+    let units: Vec<String> = doc.read("sbx.unit.names")?.unwrap_or_default();
+    let mut connection = Connection::open(&name)?;
+    if units.is_empty() {
+        let role = if wait { Role::InitWhileConnected } else { Role::Init };
+        connection.send(role, doc, [stdin().as_fd(), stdout().as_fd(), stderr().as_fd()])?;
+        match connection.event()? {
+            Some(Event::Started) => {}
+            Some(Event::Failed(status)) => return Err(failed(status, wait)),
+            _ => bail!("the holder of {name} is gone"),
+        }
+    } else {
+        if wait {
+            bail!("--wait: the status of a unit's container cannot be had");
+        }
+        let ready = Readiness::bind(holder)?;
+        let mut doc = doc.clone();
+        let mut env: Vec<String> = doc.read("process.env")?.unwrap_or_default();
+        env.push(format!("NOTIFY_SOCKET={READINESS}"));
+        doc.set("process.env", env)?;
+        connection.send(Role::InPlace, &doc, [stdin().as_fd(), stdout().as_fd(), stderr().as_fd()])?;
+        // The connection closes as the holder becomes the init.
+        if let Some(Event::Failed(status)) = connection.event()? {
+            return Err(failed(status, wait));
+        }
+        let in_time = ready.wait(holder, timeout).with_context(|| format!("{name} is not ready"))?;
+        check(running, &units)?;
+        if !in_time {
+            bail!("{name} is not ready after {} s", timeout.as_secs());
+        }
+    }
+    let ready = store::ready(&name);
+    fs::write(&ready, "").with_context(|| format!("cannot write {}", ready.display()))?;
+    notify(holder)?;
+    if wait {
+        return match connection.event()? {
+            Some(Event::Ended(code)) => Err(Status { code, message: None }.into()),
+            _ => bail!("{name} was killed"),
+        };
+    }
+    Ok(())
+}
+
+/// The command was not executed. Its status is of use only to those who wait for the command's.
+fn failed(status: Status, wait: bool) -> anyhow::Error {
+    Status { code: if wait { status.code } else { 1 }, ..status }.into()
+}
+
+/// All wanted units must be active: an init is ready also when they have failed. Those that are not are named, and
+/// what they last said is shown.
+fn check(running: &Running, units: &[String]) -> Result<()> {
+    let mut inactive = Vec::new();
+    for unit in units {
+        if enter::ask(running, &["systemctl", "is-active", "--quiet", "--", unit])? != 0 {
+            inactive.push(unit.as_str());
+            enter::ask(running, &["journalctl", "--no-pager", "--lines", JOURNAL_LINES, "--unit", unit])?;
+        }
+    }
+    if inactive.is_empty() {
+        return Ok(());
+    }
+    bail!("{}: not active: {}", running.doc.name()?, inactive.join(" "));
+}
+
+/// The socket on which the inner init says READY=1 (sd_notify(3)). Once that is heard it is closed: what the container
+/// says later reaches nobody.
+struct Readiness(UnixDatagram);
+
+impl Readiness {
+    /// Binds the socket inside, from a process that has joined the container's mounts. Nothing runs there yet that
+    /// could have put anything in its place.
+    fn bind(holder: &Live) -> Result<Self> {
+        let fd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+            .context("cannot make the readiness socket")?;
+        let bind_inside = |fd: &OwnedFd| -> Result<()> {
+            namespace::join(holder, CloneFlags::CLONE_NEWNS)?;
+            bind(std::os::fd::AsRawFd::as_raw_fd(fd), &UnixAddr::new(READINESS)?)?;
+            Ok(())
+        };
+        let Some(child) = sys::fork().context("cannot make a process")? else {
+            sys::exit(bind_inside(&fd).is_err().into());
+        };
+        match nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.pid), None) {
+            Ok(nix::sys::wait::WaitStatus::Exited(_, 0)) => Ok(Self(fd.into())),
+            _ => bail!("cannot bind the readiness socket {READINESS} in the container"),
+        }
+    }
+
+    /// Waits for READY=1; says whether it came in time.
+    fn wait(&self, init: &Live, timeout: Duration) -> Result<bool> {
+        let deadline = Instant::now() + timeout;
+        let mut message = [0; 4096];
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let [said, ended] = readable([self.0.as_fd(), init.fd.as_fd()], Some(left))?;
+            if said {
+                let length = self.0.recv(&mut message).context("cannot hear from the init")?;
+                if message[..length].split(|b| *b == b'\n').any(|line| line == b"READY=1") {
+                    return Ok(true);
+                }
+            } else if ended {
+                bail!("its init has ended");
+            } else if left.is_zero() {
+                return Ok(false);
+            }
+        }
+    }
+}
+
+/// Tells a systemd above us that the service is up, and which process it is from now on.
+fn notify(holder: &Live) -> Result<()> {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let path = path.as_encoded_bytes();
+    let address = match path.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path)),
+    };
+    let send = || {
+        let message = format!("READY=1\nMAINPID={}", holder.pid);
+        UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address?)
+    };
+    send().map(drop).context("cannot notify the service manager")
+}

@@ -1,0 +1,107 @@
+//! A further process in a running container: the routine behind `run` and behind what boot asks of an init.
+
+use crate::Running;
+use anyhow::{Context, Result, bail};
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use sbx::cgroup::{Cgroups, Entry};
+use sbx::confine::{Confinement, start};
+use sbx::namespace;
+use sbx::process::readable;
+use sbx::sys::{self, Child};
+use sbx::tool::Status;
+use std::ffi::OsString;
+use std::io::{IsTerminal, stdin};
+use std::os::fd::AsFd;
+
+/// What is passed on to the command.
+const FORWARDED: [Signal; 6] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// Runs a command in the container with this process's standard streams, and waits for it. Returns its status.
+///
+/// This process joins the container's namespaces, but for the PID namespace, which only its child is in.
+pub fn run(running: &Running, command: Vec<OsString>) -> Result<Status> {
+    let signals = signals()?;
+    match enter(running, command)? {
+        Ok(child) => wait(&child, &signals),
+        Err(failure) => Ok(failure),
+    }
+}
+
+fn enter(running: &Running, command: Vec<OsString>) -> Result<Result<Child, Status>> {
+    let Running { doc, holder } = running;
+    let mut doc = doc.clone();
+    if stdin().is_terminal()
+        && let Ok(term) = std::env::var("TERM")
+    {
+        let mut env: Vec<String> = doc.read("process.env")?.unwrap_or_default();
+        env.push(format!("TERM={term}"));
+        doc.set("process.env", env)?;
+    }
+    let confinement = Confinement::new(&doc)?.with_command(command)?;
+    let cgroups: Cgroups = doc.read("sbx.state.cgroups")?.unwrap_or_default();
+    let cgroup = Entry::open(&cgroups.exec)?;
+    // From here on a process of the container could otherwise trace this one, which still has the host's descriptors
+    // and rights (CVE-2016-9962). The child inherits it, until it executes the command.
+    nix::sys::prctl::set_dumpable(false).context("cannot become undumpable")?;
+    namespace::join(holder, namespace::flags(&doc)?)?;
+    Ok(start(
+        || sys::clone3(0, cgroup.unified()),
+        || match cgroup.join_v1() {
+            Ok(()) => confinement.become_command(),
+            Err(error) => Status::own(error),
+        },
+    ))
+}
+
+/// Takes the signals that are passed on, and the child's, as data.
+fn signals() -> Result<SignalFd> {
+    let mut taken: SigSet = FORWARDED.into_iter().collect();
+    taken.add(Signal::SIGCHLD);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&taken), None).context("cannot block signals")?;
+    SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("cannot make a signalfd")
+}
+
+/// Forwards signals until the child has ended. What the terminal sends, it sends to the child as well, since both are
+/// in one process group.
+fn wait(child: &Child, signals: &SignalFd) -> Result<Status> {
+    loop {
+        let [ended, signalled] = readable([child.pidfd.as_fd(), signals.as_fd()], None)?;
+        while let (true, Ok(Some(signal))) = (signalled, signals.read_signal()) {
+            if signal.ssi_signo != libc::SIGCHLD as u32 && signal.ssi_code != libc::SI_KERNEL {
+                // It may have ended meanwhile.
+                let _ = sys::pidfd_send_signal(&child.pidfd, signal.ssi_signo as i32);
+            }
+        }
+        if ended {
+            let code = match waitpid(Pid::from_raw(child.pid), None).context("cannot wait for the command")? {
+                WaitStatus::Exited(_, status) => status as u8,
+                WaitStatus::Signaled(_, signal, _) => 128 + signal as u8,
+                other => bail!("the command ended strangely: {other:?}"),
+            };
+            return Ok(Status { code, message: None });
+        }
+    }
+}
+
+/// Runs a command in the container from a child of this process, which itself stays on the host. The command's stdout
+/// is this process's stderr: what it says is for people. Returns its exit status.
+pub fn ask(running: &Running, command: &[&str]) -> Result<u8> {
+    let Some(child) = sys::fork().context("cannot make a process")? else {
+        let quiet = || -> Result<Status> {
+            let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())?;
+            sys::place(&null, 0)?;
+            sys::place(std::io::stderr(), 1)?;
+            run(running, command.iter().map(OsString::from).collect())
+        };
+        sys::exit(quiet().unwrap_or_else(Status::own).code.into());
+    };
+    match waitpid(Pid::from_raw(child.pid), None).context("cannot wait for a command")? {
+        WaitStatus::Exited(_, status) => Ok(status as u8),
+        other => bail!("{}: {other:?}", command.join(" ")),
+    }
+}

@@ -1,0 +1,108 @@
+//! The kinds of namespaces, and how a process joins those of a container.
+
+use crate::Document;
+use crate::process::Live;
+use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, setns};
+use serde::Deserialize;
+use std::fs;
+use std::path::PathBuf;
+
+/// A kind of namespace (namespaces(7)).
+#[derive(Debug)]
+pub struct Kind {
+    /// Its name in the OCI runtime specification.
+    pub name: &'static str,
+    /// Its flag for clone3(2), unshare(2) and setns(2).
+    pub flag: CloneFlags,
+    /// Its file in /proc/PID/ns.
+    file: &'static str,
+}
+
+/// The kinds that we know.
+pub const KINDS: [Kind; 6] = [
+    Kind { name: "pid", flag: CloneFlags::CLONE_NEWPID, file: "pid" },
+    Kind { name: "mount", flag: CloneFlags::CLONE_NEWNS, file: "mnt" },
+    Kind { name: "ipc", flag: CloneFlags::CLONE_NEWIPC, file: "ipc" },
+    Kind { name: "uts", flag: CloneFlags::CLONE_NEWUTS, file: "uts" },
+    Kind { name: "network", flag: CloneFlags::CLONE_NEWNET, file: "net" },
+    Kind { name: "cgroup", flag: CloneFlags::CLONE_NEWCGROUP, file: "cgroup" },
+];
+
+/// One entry of `linux.namespaces`: to be made, or to be joined where it has a path.
+#[derive(Debug, Deserialize)]
+pub struct Namespace {
+    #[serde(rename = "type")]
+    kind: String,
+    /// The namespace to join.
+    pub path: Option<PathBuf>,
+}
+
+/// `linux.namespaces`, with the kind of each entry. One that is unknown, or there twice, is an error.
+pub fn of(doc: &Document) -> Result<Vec<(&'static Kind, Namespace)>> {
+    let namespaces: Vec<Namespace> = doc.require("linux.namespaces")?;
+    let mut seen = CloneFlags::empty();
+    let known = namespaces.into_iter().map(|namespace| {
+        let name = &namespace.kind;
+        let kind = KINDS.iter().find(|kind| kind.name == *name);
+        let kind = kind.with_context(|| format!("linux.namespaces: type {name:?} is not supported"))?;
+        ensure!(!seen.contains(kind.flag), "linux.namespaces: type {name:?} stands there twice");
+        seen |= kind.flag;
+        Ok((kind, namespace))
+    });
+    known.collect()
+}
+
+/// The kinds that a container has of its own.
+pub fn flags(doc: &Document) -> Result<CloneFlags> {
+    Ok(of(doc)?.iter().fold(CloneFlags::empty(), |flags, (kind, _)| flags | kind.flag))
+}
+
+/// Joins namespaces of a container by its holder, all in one call (setns(2), Linux 5.8). Children are in its PID
+/// namespace, the caller is not.
+///
+/// Refuses a namespace that the caller is in already: what follows is meant for a container, and would happen to the
+/// host. A stale record has made a runtime replace the root of its host.
+pub fn join(holder: &Live, flags: CloneFlags) -> Result<()> {
+    for Kind { name, flag, file } in &KINDS {
+        let id = |process: &str| {
+            let path = format!("/proc/{process}/ns/{file}");
+            fs::read_link(&path).with_context(|| format!("cannot read {path}"))
+        };
+        // The pidfd keeps setns from joining another process that got the pid meanwhile.
+        if flags.contains(*flag) && id("self")? == id(&holder.pid.to_string())? {
+            anyhow::bail!("process {} is in the {name} namespace of the host: not a container", holder.pid);
+        }
+    }
+    setns(&holder.fd, flags).with_context(|| format!("cannot join the namespaces of process {}", holder.pid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Recorded;
+
+    #[test]
+    fn a_namespace_of_the_host_is_not_joined() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let live = Recorded::now(child.id() as i32).expect("record").open().expect("open").expect("live");
+        for Kind { name, flag, .. } in &KINDS {
+            let error = join(&live, *flag).expect_err("joined").to_string();
+            assert!(error.contains(&format!("is in the {name} namespace of the host")), "{error}");
+        }
+        child.kill().expect("kill");
+        child.wait().expect("reap");
+    }
+
+    #[test]
+    fn an_unknown_or_doubled_kind_is_an_error() {
+        let of = |text: &str| of(&Document::parse(text.as_bytes()).expect("document")).map(|all| all.len());
+        assert_eq!(
+            of(r#"{"linux":{"namespaces":[{"type":"pid","foreign":1},{"type":"network","path":"/x"}]}}"#).expect("of"),
+            2
+        );
+        assert!(of(r#"{"linux":{"namespaces":[{"type":"pid"},{"type":"pid"}]}}"#).is_err());
+        assert!(of(r#"{"linux":{"namespaces":[{"type":"time"}]}}"#).is_err());
+        assert!(of("{}").is_err());
+    }
+}
