@@ -1,0 +1,280 @@
+//! Situations that administrators of other container tools met and reported.
+
+use crate::support::{Host, binaries};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Creates and starts a container of a unit that no package owns.
+fn start_unit(host: &Host, name: &str, unit: &str, text: &str) {
+    host.unit(unit, text);
+    host.service(&format!("create -u {unit} {name}")).ok();
+    host.service(&format!("start {name}")).ok();
+}
+
+/// Creates and starts a container of a command that does nothing.
+fn start_command(host: &Host, name: &str) {
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    host.service(&format!("start {name}")).ok();
+}
+
+/// The trees that a layout shares, on a host of the given directories and links.
+fn shared(host: &Host, directories: &[&str], links: &[(&str, &str)]) -> BTreeSet<String> {
+    let root = host.path("tmp/root");
+    let _ = fs::remove_dir_all(&root);
+    for directory in directories {
+        fs::create_dir_all(root.join(directory)).expect("a directory");
+    }
+    for (link, target) in links {
+        symlink(target, root.join(link)).expect("a link");
+    }
+    // The tool is static: it runs on any root.
+    fs::copy(binaries().join("sbx-fs"), root.join("sbx-fs")).expect("a copy");
+    let layout = host.run(["chroot", &root.display().to_string(), "/sbx-fs", "layout", "--name", "x"], "").ok();
+    let mounts = layout.json()["mounts"].as_array().expect("mounts").clone();
+    let binds = mounts.into_iter().filter(|mount| mount["type"] == "bind");
+    binds
+        .map(|mount| {
+            assert_eq!(mount["source"], mount["destination"]);
+            mount["destination"].as_str().unwrap_or_default().to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn a_merged_usr_is_shared_once_and_a_split_one_by_its_real_directories() {
+    let host = Host::new();
+    let set = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<BTreeSet<_>>();
+    let merged = shared(
+        &host,
+        &["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc"],
+        &[("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")],
+    );
+    assert_eq!(merged, set(&["/usr"]));
+    let split = shared(&host, &["usr/bin", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc"], &[]);
+    assert_eq!(split, set(&["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"]));
+    let half = shared(&host, &["usr/bin", "usr/lib", "sbin", "lib32"], &[("bin", "usr/bin"), ("lib", "/usr/lib")]);
+    assert_eq!(half, set(&["/usr", "/sbin", "/lib32"]));
+}
+
+#[test]
+fn the_links_of_a_merged_usr_are_the_hosts_own() {
+    let host = Host::new();
+    let name = host.name("a");
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    for link in ["bin", "sbin", "lib", "lib32", "lib64", "libx32"] {
+        let target = |root: &Path| fs::read_link(root.join(link)).ok();
+        assert_eq!(target(&host.tree(&name)), target(Path::new("/")), "{link}");
+    }
+}
+
+#[test]
+fn every_container_has_its_own_machine_id_and_host_name() {
+    let host = Host::new();
+    let of_host = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let mut ids = BTreeSet::from([of_host.trim().to_owned()]);
+    for name in [host.name("one"), host.name("two")] {
+        start_command(&host, &name);
+        let id = fs::read_to_string(host.tree(&name).join("etc/machine-id")).expect("machine-id");
+        assert_eq!((id.len(), id.ends_with('\n')), (33, true), "{id:?}");
+        assert!(id.trim().bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{id:?}");
+        ids.insert(id.trim().to_owned());
+        assert_eq!(host.inside(&name, "hostname").ok().text(), name);
+        assert_eq!(host.inside(&name, "cat /etc/hostname").ok().text(), name);
+        assert_eq!(host.inside(&name, "cat /etc/machine-id").ok().text(), id.trim());
+    }
+    assert_eq!(ids.len(), 3, "{ids:?}");
+}
+
+#[test]
+fn directories_of_a_unit_and_of_tmpfiles_are_there_at_each_start_with_their_owners() {
+    let host = Host::new();
+    let names = [host.name("one"), host.name("two")];
+    let unit = "[Service]\nUser=www-data\nRuntimeDirectory=c12\nStateDirectory=c12\nLogsDirectory=c12\n\
+        RuntimeDirectoryMode=0750\nExecStart=/bin/sleep infinity\n";
+    host.unit("c12.service", unit);
+    for name in &names {
+        host.service(&format!("create -u c12.service {name}")).ok();
+        let snippets = host.tree(name).join("etc/tmpfiles.d");
+        fs::create_dir_all(&snippets).expect("a directory");
+        fs::write(snippets.join("c12.conf"), "d /run/snippet 0710 www-data daemon\n").expect("a snippet");
+    }
+    let look = "stat -c '%n %U:%G %a' /run/c12 /run/snippet /var/lib/c12 /var/log/c12";
+    let expected = "/run/c12 www-data:www-data 750\n/run/snippet www-data:daemon 710\n\
+        /var/lib/c12 www-data:www-data 755\n/var/log/c12 www-data:www-data 755";
+    for name in &names {
+        host.service(&format!("start {name}")).ok();
+    }
+    host.service(&format!("stop {}", names[0])).ok();
+    assert_eq!(host.inside(&names[1], look).ok().text(), expected);
+    host.service(&format!("start {}", names[0])).ok();
+    assert_eq!(host.inside(&names[0], look).ok().text(), expected);
+}
+
+#[test]
+fn a_unit_that_notifies_is_ready_when_it_says_so() {
+    let host = Host::new();
+    let name = host.name("a");
+    let unit = "[Service]\nType=notify\nNotifyAccess=all\n\
+        ExecStart=/bin/sh -c 'sleep 1; touch /run/said; systemd-notify --ready; exec sleep infinity'\n";
+    let begin = Instant::now();
+    start_unit(&host, &name, "c14.service", unit);
+    let took = begin.elapsed();
+    host.inside(&name, "test -e /run/said").ok();
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(6), "{took:?}");
+    assert_eq!(host.inside(&name, "systemctl is-active c14").ok().text(), "active");
+}
+
+#[test]
+fn a_unit_that_forks_is_followed_to_its_daemon() {
+    let host = Host::new();
+    let name = host.name("a");
+    let unit = "[Service]\nType=forking\nPIDFile=/run/c15.pid\n\
+        ExecStart=/bin/sh -c 'sleep 99 & echo $! >/run/c15.pid'\n";
+    start_unit(&host, &name, "c15.service", unit);
+    let says = |script: &str| host.inside(&name, script).ok().text();
+    assert_eq!(says("systemctl is-active c15"), "active");
+    assert_eq!(says("systemctl show -P MainPID c15"), says("cat /run/c15.pid"));
+    assert_eq!(says("cat /proc/$(cat /run/c15.pid)/comm"), "sleep");
+}
+
+#[test]
+fn a_unit_without_the_pid_file_that_it_promised_fails_within_its_timeout() {
+    let host = Host::new();
+    let name = host.name("a");
+    let unit = "[Service]\nType=forking\nPIDFile=/run/c15.pid\nTimeoutStartSec=2\n\
+        ExecStart=/bin/sh -c 'sleep 99 & true'\n";
+    host.unit("c15b.service", unit);
+    host.service(&format!("create -u c15b.service {name}")).ok();
+    let begin = Instant::now();
+    let start = host.service(&format!("start {name}")).assert_code(1);
+    assert!(start.stderr.contains("c15b.service"), "{start}");
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert_eq!(host.service("list -r").ok().text(), "");
+}
+
+#[test]
+fn orphans_are_reaped_and_a_stop_is_quick() {
+    let host = Host::new();
+    let [command, unit] = [host.name("command"), host.name("unit")];
+    start_command(&host, &command);
+    start_unit(&host, &unit, "c17.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    for name in [&command, &unit] {
+        host.inside(name, "for i in {1..50}; do (sleep 0.2 &); done").ok();
+        let zombies = "sleep 0.5; cat /proc/[0-9]*/stat | grep -c ') Z ' || true";
+        assert_eq!(host.inside(name, zombies).ok().text(), "0", "{name}");
+        let begin = Instant::now();
+        host.service(&format!("stop {name}")).ok();
+        assert!(begin.elapsed() < Duration::from_secs(3), "{name}: {:?}", begin.elapsed());
+    }
+}
+
+#[test]
+fn signals_that_the_caller_ignores_are_not_ignored_inside() {
+    let host = Host::new();
+    let name = host.name("a");
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    host.bash(&format!("trap '' CHLD PIPE HUP TERM; virt-sandbox-service start {name}")).ok();
+    let ignored = |pid: &str| host.inside(&name, &format!("grep SigIgn: /proc/{pid}/status")).ok().text();
+    let sleep = host.inside(&name, "grep -l '^sleep$' /proc/[0-9]*/comm | cut -d/ -f3").ok().text();
+    assert_eq!(ignored(&sleep), "SigIgn:\t0000000000000000");
+    let execute =
+        format!("trap '' CHLD PIPE HUP; virt-sandbox-service execute {name} -- grep SigIgn: /proc/self/status");
+    assert_eq!(host.bash(&execute).ok().text(), "SigIgn:\t0000000000000000");
+    host.service(&format!("stop {name}")).ok();
+    host.service(&format!("delete {name}")).ok();
+}
+
+#[test]
+fn nothing_of_the_caller_leaks_into_an_executed_command() {
+    let host = Host::new();
+    let name = host.name("a");
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    let passwd = host.tree(&name).join("etc/passwd");
+    let text = fs::read_to_string(&passwd).expect("passwd");
+    fs::write(&passwd, text.replace(":/root:", ":/the/home:")).expect("passwd");
+    host.service(&format!("start {name}")).ok();
+    let execute = |command: &str| {
+        let line = format!("cd /etc/ssl; SECRET=x virt-sandbox-service execute {name} -- {command} 9</etc/shadow 5</");
+        host.bash(&line).ok().text()
+    };
+    let environment: BTreeSet<String> = execute("env").lines().map(str::to_owned).collect();
+    let definition = fs::read(host.path("config").join(format!("{name}.json"))).expect("a definition");
+    let definition: Value = serde_json::from_slice(&definition).expect("a definition");
+    let given = definition["process"]["env"].as_array().expect("an environment").clone();
+    let given = given.iter().map(|entry| entry.as_str().unwrap_or_default().to_owned());
+    assert_eq!(environment, given.chain(["HOME=/the/home".to_owned()]).collect());
+    // ls itself has the directory open.
+    assert_eq!(execute("ls /proc/self/fd"), "0\n1\n2\n3");
+    assert_eq!(execute("pwd"), "/");
+    assert_eq!(host.inside(&name, "ls -l /proc/1/fd | grep -c shadow || true").ok().text(), "0");
+}
+
+#[test]
+fn an_executed_command_is_as_confined_as_the_container() {
+    let host = Host::new();
+    let name = host.name("a");
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    host.service(&format!("start {name}")).ok();
+    let sleep = host.inside(&name, "grep -l '^sleep$' /proc/[0-9]*/comm | cut -d/ -f3").ok().text();
+    let same = |file: &str| {
+        let [theirs, own] = [sleep.as_str(), "self"].map(|pid| host.inside(&name, &format!("cat /proc/{pid}/{file}")));
+        assert_eq!(theirs.ok().text(), own.ok().text(), "{file}");
+    };
+    same("limits");
+    same("uid_map");
+    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"] {
+        let link = format!("readlink /proc/{sleep}/ns/{kind} /proc/self/ns/{kind} | uniq | grep -c .");
+        assert_eq!(host.inside(&name, &link).ok().text(), "1", "{kind}");
+    }
+    let status = |pid: &str| {
+        let keys = "grep -E '^(Uid|Gid|Groups|NoNewPrivs|Seccomp|Cap.*):'";
+        host.inside(&name, &format!("{keys} /proc/{pid}/status")).ok().text()
+    };
+    assert_eq!(status(&sleep), status("self"));
+    // Below the same limits, in a leaf of its own.
+    let cgroup = host.inside(&name, "cat /proc/self/cgroup").ok().text();
+    assert!(cgroup.lines().all(|line| line.ends_with(":/") || line.ends_with(":/../exec")), "{cgroup}");
+}
+
+#[test]
+fn a_limit_is_in_force_on_the_hosts_hierarchies() {
+    let host = Host::new();
+    let name = host.name("a");
+    let limited = host.line(&format!("sbx-cg limit --name {name} --memory 64M --pids 33")).ok().stdout;
+    let created = host.run(["sbx-cg", "create"], limited).ok().json();
+    let payload = created["sbx"]["state"]["cgroups"]["payload"].as_array().expect("directories").clone();
+    let read = |files: [&str; 2]| {
+        let above = payload.iter().filter_map(|dir| Path::new(dir.as_str()?).parent());
+        above.flat_map(|dir| files.map(|file| dir.join(file))).find_map(|path| fs::read_to_string(path).ok())
+    };
+    assert_eq!(read(["memory.max", "memory.limit_in_bytes"]).as_deref(), Some("67108864\n"));
+    assert_eq!(read(["pids.max", "no such"]).as_deref(), Some("33\n"));
+    host.line(&format!("sbx-cg remove {name}")).ok();
+    assert_eq!(host.line(&format!("sbx-cg show {name}")).code, 1);
+}
+
+#[test]
+fn a_limit_that_cannot_be_enforced_is_an_error() {
+    let host = Host::new();
+    let name = host.name("a");
+    if !Path::new("/sys/fs/cgroup/memory").is_dir() {
+        return crate::support::skip("no v1 memory hierarchy to take away");
+    }
+    let limited = host.line(&format!("sbx-cg limit --name {name} --memory 64M")).ok().stdout;
+    host.bash("umount /sys/fs/cgroup/memory").ok();
+    let before = host.snapshot();
+    for options in [["sbx-cg", "create", "--dry-run"].as_slice(), &["sbx-cg", "create"]] {
+        host.run(options, limited.clone()).assert_failure(1, "sbx-cg", &["memory"]);
+    }
+    host.line(&format!("sbx-cg remove {name}")).ok();
+    host.assert_as(&before, "a limit that cannot be enforced");
+    // Without the limit nothing needs the controller.
+    let unlimited = host.line(&format!("sbx-cg limit --name {name}")).ok().stdout;
+    host.run(["sbx-cg", "create"], unlimited).ok();
+    host.line(&format!("sbx-cg remove {name}")).ok();
+    host.assert_as(&before, "no limit");
+}

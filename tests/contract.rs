@@ -1,0 +1,569 @@
+//! docs/contract.md: every verb of every tool against every number of it.
+
+use crate::support::{Host, Outcome};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use serde_json::{Map, Number, Value, json};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// A verb that reads a document and prints one, called in a way that works.
+pub struct Filter {
+    pub line: &'static str,
+    /// It changes the host, and takes `--dry-run`.
+    pub applies: bool,
+    /// The fields that it may change.
+    owns: &'static [&'static str],
+}
+
+const fn edit(line: &'static str, owns: &'static [&'static str]) -> Filter {
+    Filter { line, applies: false, owns }
+}
+
+const fn apply(line: &'static str, owns: &'static [&'static str]) -> Filter {
+    Filter { line, applies: true, owns }
+}
+
+/// All filters in the order of the pipe: each has its document from those before it. The first two are alternatives.
+pub const FILTERS: [Filter; 14] = [
+    edit("sbx-unit read apache2.service", UNIT),
+    edit("sbx-unit command -- /bin/sleep 60", UNIT),
+    apply("sbx-label alloc", &["process.selinuxLabel", "linux.mountLabel"]),
+    edit("sbx-ns plan", &["linux.namespaces", "hostname"]),
+    edit("sbx-cg limit --memory 64M --pids 64", CGROUP),
+    edit("sbx-fs layout", FILES),
+    apply("sbx-fs clone", FILES),
+    edit("sbx-net plan", &["sbx.net"]),
+    edit("sbx-exec profile", PROFILE),
+    apply("sbx-unit write", UNIT),
+    apply("sbx-cg create", CGROUP),
+    apply("sbx-ns create", &["sbx.state.holder"]),
+    apply("sbx-net up", &[]),
+    apply("sbx-fs mount", &[]),
+];
+
+const UNIT: &[&str] = &["sbx.unit", "process.args", "process.env", "process.cwd", "process.user", "process.terminal"];
+const CGROUP: &[&str] = &["linux.resources", "linux.cgroupsPath", "sbx.state.cgroups"];
+const FILES: &[&str] = &["root", "mounts", "linux.maskedPaths", "linux.readonlyPaths", "sbx.clone"];
+const PROFILE: &[&str] = &["process.capabilities", "process.noNewPrivileges", "process.rlimits", "linux.seccomp"];
+
+/// Verbs that take a name.
+pub const UNDOS: [&str; 6] =
+    ["sbx-unit remove", "sbx-net remove", "sbx-ns remove", "sbx-cg remove", "sbx-fs remove", "sbx-label remove"];
+const SHOWS: [&str; 2] = ["sbx-ns show", "sbx-cg show"];
+/// Verbs that take nothing.
+const LISTS: [&str; 2] = ["sbx-label list", "sbx-ns list"];
+/// Verbs that end a pipe.
+const ENDS: [&str; 3] = ["sbx-exec run -- true", "sbx-exec boot", "sbx-exec stop"];
+
+impl Filter {
+    fn tool(&self) -> &str {
+        self.line.split(' ').next().unwrap_or_default()
+    }
+
+    /// Its command line, with further options.
+    pub fn call<'a>(&'a self, options: &[&'a str]) -> Vec<&'a str> {
+        call(self.line, options)
+    }
+
+    /// Its command line without an effect, with further options.
+    fn harmless<'a>(&'a self, options: &[&'a str]) -> Vec<&'a str> {
+        let dry: &[&str] = if self.applies { &["--dry-run"] } else { &[] };
+        call(self.line, &[dry, options].concat())
+    }
+
+    /// Carries out all that comes before it in the pipe; the document that it gets.
+    pub fn input(&self, host: &Host) -> Vec<u8> {
+        let before = FILTERS.iter().take_while(|filter| filter.line != self.line);
+        before.fold(start(&host.name("c")), |doc, filter| match filter.line {
+            "sbx-unit read apache2.service" => doc,
+            _ => host.run(filter.call(&[]), doc).ok().stdout,
+        })
+    }
+}
+
+/// Puts options behind the verb of a command line.
+fn call<'a>(line: &'a str, options: &[&'a str]) -> Vec<&'a str> {
+    let mut words: Vec<_> = line.split(' ').collect();
+    words.splice(2..2, options.iter().copied());
+    words
+}
+
+/// A document that holds a name.
+fn start(name: &str) -> Vec<u8> {
+    json!({ "ociVersion": "1.2.0", "sbx": { "name": name } }).to_string().into_bytes()
+}
+
+/// Runs a check for each item on a host of its own, to the last one, and fails if one has failed.
+fn each<T>(items: impl IntoIterator<Item = T>, label: impl Fn(&T) -> &str, check: impl Fn(&T, &Host)) {
+    let failed = |item: &T| catch_unwind(AssertUnwindSafe(|| check(item, &Host::new()))).is_err();
+    let failed: Vec<_> = items.into_iter().filter(failed).map(|item| label(&item).to_owned()).collect();
+    assert!(failed.is_empty(), "not as the contract says: {}", failed.join(", "));
+}
+
+fn each_filter(check: impl Fn(&&Filter, &Host)) {
+    each(&FILTERS, |filter| filter.line, check);
+}
+
+fn each_edit(check: impl Fn(&&Filter, &Host)) {
+    each(FILTERS.iter().filter(|filter| !filter.applies), |filter| filter.line, check);
+}
+
+fn each_apply(check: impl Fn(&&Filter, &Host)) {
+    each(FILTERS.iter().filter(|filter| filter.applies), |filter| filter.line, check);
+}
+
+fn all_lines() -> impl Iterator<Item = &'static str> {
+    let filters = FILTERS.iter().map(|filter| filter.line);
+    filters.chain(UNDOS).chain(SHOWS).chain(LISTS).chain(ENDS)
+}
+
+/// What no tool can know: of every type, in places of every kind, with numbers that a double cannot hold.
+fn with_foreign_keys(document: &[u8]) -> Vec<u8> {
+    let foreign = r#"{"z":18446744073709551616,"a":1.50,"m":[{"null":null,"":-0.0}]}"#;
+    let foreign: Value = serde_json::from_str(foreign).expect("JSON");
+    let mut document: Value = serde_json::from_slice(document).expect("a document");
+    for path in ["", "/sbx", "/process", "/linux"] {
+        if path.len() > 1 && document.pointer(path).is_none() {
+            document[&path[1..]] = json!({});
+        }
+        let object = document.pointer_mut(path).and_then(Value::as_object_mut).expect("an object");
+        let rest = std::mem::take(object);
+        // One before all others and one behind them.
+        object.insert("zz first".into(), foreign.clone());
+        object.extend(rest);
+        object.insert("aa last".into(), foreign.clone());
+    }
+    document.to_string().into_bytes()
+}
+
+/// What is left of a document without `fields`, as text: its order and the spelling of its numbers count.
+fn without(document: &[u8], fields: &[&str]) -> String {
+    fn remove(object: &mut Map<String, Value>, path: &str) {
+        let (key, rest) = path.split_once('.').unwrap_or((path, ""));
+        match object.get_mut(key) {
+            Some(Value::Object(inner)) if !rest.is_empty() => {
+                remove(inner, rest);
+                if inner.is_empty() {
+                    object.shift_remove(key);
+                }
+            }
+            _ if rest.is_empty() => drop(object.shift_remove(key)),
+            _ => {}
+        }
+    }
+    let mut document: Map<String, Value> = serde_json::from_slice(document).expect("a document");
+    fields.iter().for_each(|field| remove(&mut document, field));
+    Value::Object(document).to_string()
+}
+
+/// Asserts that a tool bore what it was given: it succeeded, or failed as the contract has it.
+#[track_caller]
+fn assert_borne(outcome: Outcome, line: &str) {
+    match outcome.code {
+        0 => {}
+        code => {
+            drop(outcome.assert_failure(if code == 2 { 2 } else { 1 }, line.split(' ').next().expect("a tool"), &[]))
+        }
+    }
+}
+
+#[test]
+fn n01_a_verb_prints_one_document_as_one_line() {
+    each_filter(|filter, host| {
+        let outcome = host.run(filter.call(&[]), filter.input(host)).ok();
+        assert!(outcome.json().is_object(), "{outcome}");
+        assert_eq!(outcome.stdout.iter().filter(|b| **b == b'\n').count(), 1, "{outcome}");
+        assert_eq!(outcome.stdout.last(), Some(&b'\n'), "{outcome}");
+    });
+}
+
+#[test]
+fn n02_a_verb_changes_only_the_fields_that_it_owns() {
+    each_filter(|filter, host| {
+        let input = with_foreign_keys(&filter.input(host));
+        let outcome = host.run(filter.call(&[]), input.clone()).ok();
+        assert_eq!(without(&outcome.stdout, filter.owns), without(&input, filter.owns), "{}", outcome.command);
+    });
+}
+
+#[test]
+fn n02_unknown_keys_of_any_document_survive_an_edit() {
+    each_edit(|filter, host| {
+        let name = host.name("c");
+        let mut runner = TestRunner::new(ProptestConfig { cases: 48, ..ProptestConfig::default() });
+        let property = |(mut document, known): (Map<String, Value>, [Map<String, Value>; 3])| {
+            for (key, object) in ["linux", "process", "sbx"].into_iter().zip(known) {
+                document.insert(key.to_owned(), object.into());
+            }
+            document["sbx"]["name"] = name.as_str().into();
+            // Owned fields in a random document would be of random types.
+            let input = without(Value::Object(document).to_string().as_bytes(), filter.owns);
+            let outcome = host.run(filter.call(&[]), input.as_bytes()).ok();
+            assert_eq!(without(&outcome.stdout, filter.owns), without(input.as_bytes(), filter.owns));
+            Ok(())
+        };
+        runner.run(&(object(), [object(), object(), object()]), property).unwrap_or_else(|error| panic!("{error}"));
+    });
+}
+
+/// Any JSON object of a few levels; its keys have a letter that no field of ours has.
+fn object() -> impl Strategy<Value = Map<String, Value>> {
+    let number = prop_oneof![
+        any::<i64>().prop_map(|n| n.to_string()),
+        any::<u128>().prop_map(|n| n.to_string()),
+        "-?(0|[1-9][0-9]{0,30})\\.[0-9]{1,30}",
+        "-?[1-9]e[-+][1-9][0-9]{0,3}",
+    ];
+    let number = number.prop_map(|text| Value::Number(serde_json::from_str::<Number>(&text).expect("a number")));
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::Bool),
+        number,
+        any::<String>().prop_map(Value::String)
+    ];
+    let key = || "[a-zA-Z.\u{e9}]{0,6}\u{df}".prop_map(String::from);
+    let map = move |value: BoxedStrategy<Value>| {
+        proptest::collection::vec((key(), value), 0..5).prop_map(|entries| entries.into_iter().collect::<Map<_, _>>())
+    };
+    let value = leaf.prop_recursive(3, 24, 5, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::Array),
+            map(inner.boxed()).prop_map(Value::Object),
+        ]
+    });
+    map(value.boxed())
+}
+
+#[test]
+fn n03_a_name_starts_a_document_and_stdin_is_not_read() {
+    each_edit(|filter, host| {
+        let name = host.name("new");
+        let outcome = host.run(filter.call(&["--name", &name]), "this is no document").ok();
+        assert_eq!(outcome.json()["sbx"]["name"], name.as_str(), "{outcome}");
+        assert_eq!(outcome.json()["ociVersion"], "1.2.0", "{outcome}");
+    });
+    each_apply(|filter, host| {
+        let name = host.name("new");
+        let outcome = host.run(filter.harmless(&["--name", &name]), "this is no document");
+        match outcome.code {
+            0 => assert_eq!(outcome.json()["sbx"]["name"], name.as_str(), "{outcome}"),
+            // It says which field the new document lacks.
+            _ => drop(outcome.assert_failure(1, filter.tool(), &["the document has no "])),
+        }
+    });
+}
+
+#[test]
+fn n03_a_document_without_a_name_says_how_one_starts() {
+    let named = ["sbx-label alloc", "sbx-ns plan", "sbx-cg limit --memory 64M --pids 64", "sbx-fs layout"];
+    each(
+        named,
+        |line| line,
+        |line, host| {
+            let tool = line.split(' ').next().expect("a tool");
+            host.run(call(line, &[]), "{}").assert_failure(1, tool, &["sbx.name", "--name NAME"]);
+        },
+    );
+}
+
+#[test]
+fn n04_empty_stdin_is_a_failure_without_a_word_and_without_an_effect() {
+    each_filter(|filter, host| {
+        filter.input(host);
+        let before = host.snapshot();
+        for nothing in ["", " \n"] {
+            let outcome = host.run(filter.call(&[]), nothing);
+            assert_eq!((outcome.code, outcome.text().as_str(), outcome.stderr.as_str()), (1, "", ""), "{outcome}");
+        }
+        host.assert_as(&before, filter.line);
+    });
+}
+
+#[test]
+fn n04_what_is_not_one_json_object_is_refused_before_any_effect() {
+    each_filter(|filter, host| {
+        let input = filter.input(host);
+        let before = host.snapshot();
+        let twice = [input.as_slice(), &input].concat();
+        let half = &input[..input.len() / 2];
+        for bad in [b"[]".as_slice(), b"7", b"null", b"\"x\"", b"{", b"{}}", b"\xff\xfe{}", b"\0", half, &twice] {
+            host.run(filter.call(&[]), bad).assert_failure(1, filter.tool(), &["document is not"]);
+        }
+        host.assert_as(&before, filter.line);
+    });
+}
+
+#[test]
+fn n04_a_full_disk_behind_stdout_is_a_failure() {
+    each_filter(|filter, host| {
+        let full = ["bash", "-c", "exec \"$@\" >/dev/full", "full"];
+        let input = filter.input(host);
+        host.run(full.into_iter().chain(filter.harmless(&[])), input).assert_failure(1, filter.tool(), &["stdout"]);
+    });
+    each(
+        LISTS,
+        |line| line,
+        |line, host| {
+            let tool = line.split(' ').next().expect("a tool");
+            host.bash(&format!("{line} >/dev/full")).assert_failure(1, tool, &["stdout"]);
+        },
+    );
+}
+
+#[test]
+fn n04_a_terminal_on_stdin_is_wrong_usage() {
+    each_filter(|filter, host| {
+        // script(1) gives the command a terminal; its standard error is kept apart.
+        let line = format!("{} 2>{}", filter.harmless(&[]).join(" "), host.path("tmp/stderr").display());
+        let outcome = host.run(["script", "-qec", &line, "/dev/null"], "").assert_code(2);
+        assert_eq!(outcome.text(), "", "{outcome}");
+        let stderr = std::fs::read_to_string(host.path("tmp/stderr")).expect("stderr");
+        assert_eq!(stderr, format!("{}: stdin is a terminal: pipe a document in\n", filter.tool()));
+    });
+}
+
+#[test]
+fn n04_wrong_usage_exits_2_with_one_line() {
+    each(
+        all_lines(),
+        |line| line,
+        |line, host| {
+            let tool = line.split(' ').next().expect("a tool");
+            let input = start(&host.name("c"));
+            let wrong = |argv: Vec<&str>| drop(host.run(argv, input.clone()).assert_failure(2, tool, &[]));
+            wrong(call(line, &["--no-such-option"]));
+            wrong(call(line, &["-x"]));
+            wrong(vec![tool, "no-such-verb"]);
+            wrong(vec![tool, ""]);
+            wrong(vec![tool]);
+        },
+    );
+}
+
+#[test]
+fn n04_operands_that_are_missing_or_too_many_are_wrong_usage() {
+    each(
+        UNDOS.into_iter().chain(SHOWS),
+        |line| line,
+        |line, host| {
+            let tool = line.split(' ').next().expect("a tool");
+            host.line(line).assert_failure(2, tool, &["NAME"]);
+            host.line(&format!("{line} a b")).assert_failure(2, tool, &["b"]);
+        },
+    );
+    let with_operands = ["sbx-unit read apache2.service", "sbx-unit command -- /bin/sleep 60"];
+    each(all_lines().filter(|line| !with_operands.contains(line) && !line.starts_with("sbx-exec run")), |line| line, {
+        |line, host| {
+            let tool = line.split(' ').next().expect("a tool");
+            let operands: &[&str] = if UNDOS.contains(line) || SHOWS.contains(line) { &["a", "b"] } else { &["a"] };
+            host.run(call(line, operands), start(&host.name("c"))).assert_failure(2, tool, &[]);
+        }
+    });
+}
+
+#[test]
+fn n05_an_undo_of_nothing_succeeds_in_silence() {
+    each(
+        UNDOS,
+        |line| line,
+        |line, host| {
+            let before = host.snapshot();
+            for _ in 0..2 {
+                let outcome = host.line(&format!("{line} {}", host.name("c"))).ok();
+                assert_eq!((outcome.text().as_str(), outcome.stderr.as_str()), ("", ""), "{outcome}");
+            }
+            host.assert_as(&before, line);
+        },
+    );
+}
+
+#[test]
+fn n05_the_undos_take_everything_back_and_may_be_run_twice() {
+    each_apply(|filter, host| {
+        let before = host.snapshot();
+        let input = filter.input(host);
+        host.run(filter.call(&[]), input).ok();
+        for _ in 0..2 {
+            for undo in UNDOS {
+                host.line(&format!("{undo} {}", host.name("c"))).ok();
+            }
+            host.assert_as(&before, filter.line);
+        }
+    });
+}
+
+#[test]
+fn n05_the_undo_of_one_container_leaves_another_alone() {
+    each_apply(|filter, host| {
+        let input = filter.input(host);
+        host.run(filter.call(&[]), input).ok();
+        let before = host.snapshot();
+        for undo in UNDOS {
+            // A prefix of the name, and the name with something behind it.
+            host.line(&format!("{undo} {}", host.name(""))).ok();
+            host.line(&format!("{undo} {}", host.name("c2"))).ok();
+        }
+        host.assert_as(&before, filter.line);
+    });
+}
+
+#[test]
+fn n07_a_dry_run_touches_nothing_and_prints_what_would_be_printed() {
+    each_apply(|filter, host| {
+        let input = filter.input(host);
+        let before = host.snapshot();
+        let dry = host.run(filter.call(&["--dry-run"]), input.clone()).ok();
+        host.assert_as(&before, "--dry-run");
+        let real = host.run(filter.call(&[]), input).ok();
+        assert_eq!(shape(&dry), shape(&real));
+    });
+}
+
+/// The paths of a document's fields without `sbx.state`, which only the real step learns.
+fn shape(outcome: &Outcome) -> Vec<String> {
+    fn collect(value: &Value, path: &str, paths: &mut Vec<String>) {
+        paths.push(path.to_owned());
+        match value {
+            Value::Object(object) => object.iter().for_each(|(key, v)| collect(v, &format!("{path}.{key}"), paths)),
+            Value::Array(array) => {
+                array.iter().enumerate().for_each(|(i, v)| collect(v, &format!("{path}.{i}"), paths))
+            }
+            _ => {}
+        }
+    }
+    let mut paths = Vec::new();
+    let document = without(&outcome.stdout, &["sbx.state"]);
+    collect(&serde_json::from_str(&document).expect("JSON"), "", &mut paths);
+    paths
+}
+
+#[test]
+fn n07_only_an_apply_verb_takes_dry_run() {
+    each_edit(|filter, host| {
+        let outcome = host.run(filter.call(&["--dry-run"]), start(&host.name("c")));
+        outcome.assert_failure(2, filter.tool(), &["--dry-run"]);
+    });
+}
+
+#[test]
+fn n10_a_bad_name_is_wrong_usage_on_the_command_line() {
+    let long = "x".repeat(65);
+    let bad = ["", ".", "..", ".a", "-a", "_a", "a/b", "../a", "a b", "a\nb", "a%n", "\u{e9}", long.as_str()];
+    each_filter(|filter, host| {
+        for name in bad {
+            let outcome = host.run(filter.harmless(&["--name", name]), "");
+            outcome.assert_failure(2, filter.tool(), &["bad container name"]);
+        }
+    });
+    each(
+        UNDOS.into_iter().chain(SHOWS),
+        |line| line,
+        |line, host| {
+            let tool = line.split(' ').next().expect("a tool");
+            for name in bad {
+                host.run(call(line, &["--", name]), "").assert_failure(2, tool, &["bad container name"]);
+            }
+        },
+    );
+}
+
+#[test]
+fn n10_a_bad_name_in_a_document_is_a_failure_without_an_effect() {
+    each_apply(|filter, host| {
+        let input: Value = serde_json::from_slice(&filter.input(host)).expect("a document");
+        let before = host.snapshot();
+        for name in [json!(""), json!(".."), json!("a/b"), json!("a\nb"), json!("x".repeat(65)), json!(7), json!([])] {
+            let mut input = input.clone();
+            input["sbx"]["name"] = name;
+            host.run(filter.call(&[]), input.to_string()).assert_failure(1, filter.tool(), &["sbx.name"]);
+        }
+        host.assert_as(&before, filter.line);
+    });
+}
+
+#[test]
+fn n10_a_name_of_64_bytes_works_everywhere() {
+    let host = Host::new();
+    let name = format!("{:x<64}", host.name(""));
+    let before = host.snapshot();
+    let document = FILTERS.iter().skip(1).fold(start(&name), |doc, filter| host.run(filter.call(&[]), doc).ok().stdout);
+    let document: Value = serde_json::from_slice(&document).expect("a document");
+    assert_eq!(document["hostname"], name.as_str());
+    for undo in UNDOS {
+        host.line(&format!("{undo} {name}")).ok();
+    }
+    host.assert_as(&before, "all undos");
+}
+
+#[test]
+fn n11_help_names_every_verb_and_option() {
+    each(
+        all_lines(),
+        |line| line,
+        |line, host| {
+            let [tool, verb] = line.split(' ').take(2).collect::<Vec<_>>().try_into().expect("a verb");
+            let help = host.line(&format!("{tool} --help")).ok();
+            assert_eq!(help.stderr, "", "{help}");
+            assert!(help.text().split_whitespace().any(|word| word == verb), "{help}");
+            assert!(help.text().contains("--help") && help.text().contains("--version"), "{help}");
+            let filter = FILTERS.iter().find(|filter| filter.line == *line);
+            assert!(filter.is_none_or(|_| help.text().contains("--name NAME")), "{help}");
+            assert!(filter.is_none_or(|filter| !filter.applies || help.text().contains("--dry-run")), "{help}");
+            let version = host.line(&format!("{tool} --version")).ok();
+            assert_eq!(version.text(), format!("{tool} {}", env!("CARGO_PKG_VERSION")));
+            assert_eq!(
+                host.line(&format!("setpriv --reuid 65534 --clear-groups {tool} --help")).ok().text(),
+                help.text()
+            );
+        },
+    );
+}
+
+#[test]
+fn n11_arguments_that_are_no_utf8_are_borne() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let bad = [b"\xff".as_slice(), b"--\xff", b"--name=\xff", b"-\xff", b"a\xffb"].map(OsStr::from_bytes);
+    each(
+        all_lines(),
+        |line| line,
+        |line, host| {
+            for bad in bad {
+                let mut argv: Vec<_> = call(line, &[]).into_iter().map(OsStr::new).collect();
+                argv.insert(2, bad);
+                assert_borne(host.run(&argv, start(&host.name("c"))), line);
+                argv.swap(1, 2);
+                assert_borne(host.run(&argv, start(&host.name("c"))), line);
+            }
+        },
+    );
+}
+
+#[test]
+fn n11_fields_of_a_wrong_type_are_borne_without_an_effect() {
+    let wrong = [
+        json!(true),
+        json!(-1),
+        serde_json::from_str("18446744073709551616").expect("a number"),
+        json!("\0\n"),
+        json!(["x", 7]),
+        json!({ "a": { "b": [] } }),
+        json!([{ "path": 1, "type": "x", "destination": "..", "names": "a" }]),
+    ];
+    each_filter(|filter, host| {
+        let input: Value = serde_json::from_slice(&filter.input(host)).expect("a document");
+        let before = host.snapshot();
+        for field in FILTERS.iter().flat_map(|filter| filter.owns).chain(&["sbx", "process", "linux", "sbx.state"]) {
+            let (parents, field) = field.rsplit_once('.').unwrap_or(("", field));
+            for value in &wrong {
+                let mut input = input.clone();
+                let parent = parents.split('.').filter(|key| !key.is_empty()).try_fold(&mut input, |value, key| {
+                    value.as_object_mut().map(|object| object.entry(key).or_insert_with(|| json!({})))
+                });
+                parent.expect("an object")[field] = value.clone();
+                assert_borne(host.run(filter.harmless(&[]), input.to_string()), filter.line);
+            }
+        }
+        host.assert_as(&before, filter.line);
+    });
+}

@@ -1,0 +1,8 @@
+//! Tests of the real tools and scripts, run by scripts/test in namespaces of their own.
+
+mod cases;
+mod contract;
+mod crash;
+mod refusals;
+mod service;
+mod support;

@@ -1,0 +1,342 @@
+//! What the tests share: a host of its own for each test, the tools and scripts that run on it, and what they leave.
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, mkdtemp};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use std::{env, fs, io, thread};
+
+/// How long one command may take. One that hangs, or that leaves a process holding its stdout, is a failure.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// How long what ends may take to be gone: a killed process leaves its cgroup and its parent a moment later.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// Directories of the store, which the first container of a host makes and none removes.
+const STORE: [&str; 9] = [
+    "config",
+    "units",
+    "bin",
+    "runtime",
+    "state/containers",
+    "state/claims/mcs",
+    "state/claims/ids",
+    "state/claims/addresses",
+    "tmp",
+];
+
+/// One test's host: mounts, processes, links, /run and a store that are its own. What it shares with the machine are
+/// the files of its root and the control groups, where a prefix tells its containers from others'.
+#[derive(Debug)]
+pub struct Host {
+    /// Its PID 1, which reaps orphans until its stdin closes.
+    init: Child,
+    pid: u32,
+    dir: PathBuf,
+    prefix: String,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        guard();
+        let dir = mkdtemp(&env::temp_dir().join("sbx-XXXXXX")).expect("a temporary directory");
+        for part in STORE {
+            fs::create_dir_all(dir.join(part)).expect("a directory of the store");
+        }
+        let suffix = dir.to_string_lossy().chars().rev().take(6).collect::<String>();
+        let mut init = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["--ipc", "--uts", "--net", "--", "bash", "-c"])
+            .arg("mount -t tmpfs -o mode=755 tmpfs /run && mkdir -p /run/systemd/system && echo && read -r")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare");
+        init.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("a host");
+        let children = format!("/proc/{0}/task/{0}/children", init.id());
+        let pid = fs::read_to_string(children).expect("children").trim().parse().expect("one child");
+        Self { init, pid, dir, prefix: format!("t{suffix}") }
+    }
+
+    /// A container's name that no other test has.
+    pub fn name(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    /// A path in this test's directory: `config`, `state`, `runtime`, `units`, `tmp`; `bin` comes first in PATH.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.dir.join(path)
+    }
+
+    /// A container's private tree.
+    pub fn tree(&self, name: &str) -> PathBuf {
+        self.path("state/containers").join(name).join("root")
+    }
+
+    /// A command on this host, in a clean environment and a process group of its own.
+    pub fn command<S: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = S>) -> Command {
+        let path = [self.path("bin"), binaries(), scripts()].map(|dir| dir.display().to_string()).join(":");
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.pid.to_string(), "--mount", "--pid", "--ipc", "--uts", "--net", "--"])
+            .args(argv)
+            .env_clear()
+            .env("PATH", format!("{path}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+            .env("LC_ALL", "C")
+            .env("HOME", "/root")
+            .env("SBX_CONFIG_DIR", self.path("config"))
+            .env("SBX_STATE_DIR", self.path("state"))
+            .env("SBX_RUNTIME_DIR", self.path("runtime"))
+            .env("SBX_UNIT_DIR", self.path("units"))
+            .process_group(0);
+        command
+    }
+
+    /// Runs a program with `stdin`, to its end.
+    pub fn run<S: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = S>, stdin: impl Into<Vec<u8>>) -> Outcome {
+        run(self.command(argv), stdin)
+    }
+
+    /// Runs a line of words, without a shell.
+    pub fn line(&self, line: &str) -> Outcome {
+        self.run(line.split_whitespace(), "")
+    }
+
+    /// Runs a script, as an administrator would type it.
+    pub fn bash(&self, script: &str) -> Outcome {
+        self.run(["bash", "-c", script], "")
+    }
+
+    /// Adds a unit to this host, which no package owns.
+    pub fn unit(&self, name: &str, text: &str) {
+        let path = format!("/proc/{}/root/run/systemd/system/{name}", self.pid);
+        fs::write(path, text).expect("a unit");
+    }
+
+    /// `virt-sandbox-service`, with a line of words.
+    pub fn service(&self, line: &str) -> Outcome {
+        self.run(["virt-sandbox-service"].into_iter().chain(line.split_whitespace()), "")
+    }
+
+    /// A script inside a running container.
+    pub fn inside(&self, name: &str, script: &str) -> Outcome {
+        self.run(["virt-sandbox-service", "execute", name, "--", "bash", "-c", script], "")
+    }
+
+    /// All that is on this host and could be left behind, one thing a line.
+    pub fn snapshot(&self) -> BTreeSet<String> {
+        let root = PathBuf::from(format!("/proc/{}/root", self.pid));
+        let mut things = BTreeSet::new();
+        for mount in read(format!("/proc/{}/mountinfo", self.pid)).lines() {
+            things.insert(format!("mount {mount}"));
+        }
+        for link in read(format!("/proc/{}/net/dev", self.pid)).lines().skip(2) {
+            things.insert(format!("link {}", link.split(':').next().unwrap_or_default().trim()));
+        }
+        for process in entries(&root.join("proc")) {
+            let pid = process.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            // One that ends while it is looked at is gone.
+            if pid.bytes().all(|b| b.is_ascii_digit())
+                && pid != "1"
+                && let Ok(comm) = fs::read_to_string(process.join("comm"))
+            {
+                things.insert(format!("process {pid} {}", comm.trim_end()));
+            }
+        }
+        for cgroup in self.cgroups() {
+            walk(&cgroup, &mut |path, meta| {
+                if meta.is_dir() {
+                    things.insert(format!("cgroup {}", path.display()));
+                }
+            });
+        }
+        for dir in [root.join("run"), root.join("etc/systemd/system"), self.dir.clone()] {
+            walk(&dir, &mut |path, meta| {
+                let mut line = format!("file {} {:o}", path.display(), meta.mode());
+                if !meta.is_dir() {
+                    let _ = write!(line, " {} bytes of {}.{:09}", meta.len(), meta.mtime(), meta.mtime_nsec());
+                }
+                things.insert(line);
+            });
+        }
+        things
+    }
+
+    /// Asserts that this host is as it was.
+    #[track_caller]
+    pub fn assert_as(&self, before: &BTreeSet<String>, after_what: &str) {
+        let deadline = Instant::now() + SETTLING;
+        loop {
+            let now = self.snapshot();
+            let gone = before.difference(&now).map(|thing| format!("\n- {thing}"));
+            let new = now.difference(before).map(|thing| format!("\n+ {thing}"));
+            let difference = gone.chain(new).collect::<String>();
+            if difference.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the host has changed after {after_what}:{difference}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The cgroups of this test's containers, in all hierarchies.
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let mounts = Path::new("/sys/fs/cgroup");
+        let hierarchies = entries(mounts).into_iter().chain([mounts.to_owned()]);
+        let ours = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&self.prefix));
+        hierarchies.flat_map(|hierarchy| entries(&hierarchy.join("sbx"))).filter(ours).collect()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Its PID 1 ends, and with it all its processes and mounts.
+        drop(self.init.stdin.take());
+        let _ = self.init.wait();
+        for cgroup in self.cgroups() {
+            let mut directories = vec![cgroup.clone()];
+            walk(&cgroup, &mut |path, meta| {
+                if meta.is_dir() {
+                    directories.push(path.to_owned());
+                }
+            });
+            directories.iter().rev().for_each(|dir| drop(fs::remove_dir(dir)));
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What it was.
+    pub command: String,
+    /// Its exit status; 128 and the signal's number if one ended it.
+    pub code: i32,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Outcome {
+    #[track_caller]
+    pub fn assert_code(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{self}");
+        self
+    }
+
+    /// Asserts success.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        self.assert_code(0)
+    }
+
+    /// Asserts a failure as the contract has it: nothing on stdout, one line of `tool` on stderr, which has all of
+    /// `words`.
+    #[track_caller]
+    pub fn assert_failure(self, code: i32, tool: &str, words: &[&str]) -> Self {
+        let this = self.assert_code(code);
+        assert_eq!(String::from_utf8_lossy(&this.stdout), "", "{this}");
+        let line = this.stderr.strip_suffix('\n').unwrap_or_default();
+        assert!(line.starts_with(&format!("{tool}: ")) && !line.contains('\n'), "not one line of {tool}: {this}");
+        assert!(words.iter().all(|word| line.contains(word)), "{words:?} is not in {this}");
+        this
+    }
+
+    /// stdout as text, without its last newline.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim_end_matches('\n').to_owned()
+    }
+
+    /// stdout as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self}"))
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = self.text();
+        let short: String = text.chars().take(2_000).collect();
+        write!(f, "{}\n  exit: {}\n  stdout: {short}\n  stderr: {}", self.command, self.code, self.stderr)
+    }
+}
+
+/// Runs a command with `stdin`, to its end.
+pub fn run(mut command: Command, stdin: impl Into<Vec<u8>>) -> Outcome {
+    let words: Vec<_> = command.get_args().skip_while(|arg| *arg != "--").skip(1).collect();
+    let shown = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("nsenter");
+    let group = Pid::from_raw(child.id() as i32);
+    let (mut pipe, stdin) = (child.stdin.take().expect("a pipe"), stdin.into());
+    // A command that does not read its stdin closes it, which is no failure.
+    thread::spawn(move || drop(pipe.write_all(&stdin)));
+    let (tell, ended) = mpsc::channel();
+    thread::spawn(move || tell.send(child.wait_with_output()));
+    let output = ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        let _ = killpg(group, Signal::SIGKILL);
+        panic!("{shown}: hangs, or leaves a process that holds its streams");
+    });
+    let output = output.expect("a status");
+    let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default());
+    Outcome { command: shown, code, stdout: output.stdout, stderr: String::from_utf8_lossy(&output.stderr).into() }
+}
+
+/// Says that a test cannot run here; in CI that is a failure.
+pub fn skip(reason: &str) {
+    assert!(env::var_os("SBX_MUST_WORK").is_none(), "cannot be tested here: {reason}");
+    let _ = writeln!(io::stderr(), "skipped: {reason}");
+}
+
+/// The directory of the tools under test.
+pub fn binaries() -> PathBuf {
+    env::var_os("SBX_BIN").map_or_else(|| root().join("target/bin"), PathBuf::from)
+}
+
+/// The directory of the scripts under test.
+pub fn scripts() -> PathBuf {
+    env::var_os("SBX_SCRIPTS").map_or_else(|| root().join("scripts"), PathBuf::from)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").to_owned()
+}
+
+/// Refuses to run in the machine's own namespaces, where a bug in a tool could end the machine. The first PID
+/// namespace has the same number on every machine: `PROC_PID_INIT_INO` of the kernel's proc_ns.h.
+fn guard() {
+    let first = fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link == Path::new("pid:[4026531836]"));
+    let asked = env::var_os("SBX_SAFE").is_some_and(|value| value == "1");
+    assert!(asked && !first, "not in namespaces of its own: run the suite by scripts/test");
+    assert!(nix::unistd::Uid::effective().is_root(), "the suite runs as root");
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort();
+    entries
+}
+
+/// Visits a directory, if there is one, and all below it; parents come first, and no link is followed.
+fn walk(path: &Path, visit: &mut impl FnMut(&Path, &fs::Metadata)) {
+    let Ok(meta) = fs::symlink_metadata(path) else { return };
+    visit(path, &meta);
+    if meta.is_dir() {
+        entries(path).iter().for_each(|entry| walk(entry, visit));
+    }
+}
