@@ -4,6 +4,8 @@ use crate::support::{Host, Outcome};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Map, Number, Value, json};
+use std::fmt::{self, Display};
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A verb that reads a document and prints one, called in a way that works.
@@ -24,7 +26,7 @@ const fn apply(line: &'static str, owns: &'static [&'static str]) -> Filter {
 }
 
 /// All filters in the order of the pipe: each has its document from those before it. The first two are alternatives.
-pub const FILTERS: [Filter; 14] = [
+const FILTERS: [Filter; 14] = [
     edit("sbx-unit read apache2.service", UNIT),
     edit("sbx-unit command -- /bin/sleep 60", UNIT),
     apply("sbx-label alloc", &["process.selinuxLabel", "linux.mountLabel"]),
@@ -55,11 +57,13 @@ const LISTS: [&str; 2] = ["sbx-label list", "sbx-ns list"];
 /// Verbs that end a pipe.
 const ENDS: [&str; 3] = ["sbx-exec run -- true", "sbx-exec boot", "sbx-exec stop"];
 
-impl Filter {
-    fn tool(&self) -> &str {
-        self.line.split(' ').next().unwrap_or_default()
+impl Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.line)
     }
+}
 
+impl Filter {
     /// Its command line, with further options.
     pub fn call<'a>(&'a self, options: &[&'a str]) -> Vec<&'a str> {
         call(self.line, options)
@@ -81,6 +85,11 @@ impl Filter {
     }
 }
 
+/// The tool of a command line.
+fn tool(line: &str) -> &str {
+    line.split(' ').next().unwrap_or_default()
+}
+
 /// Puts options behind the verb of a command line.
 fn call<'a>(line: &'a str, options: &[&'a str]) -> Vec<&'a str> {
     let mut words: Vec<_> = line.split(' ').collect();
@@ -94,22 +103,18 @@ fn start(name: &str) -> Vec<u8> {
 }
 
 /// Runs a check for each item on a host of its own, to the last one, and fails if one has failed.
-fn each<T>(items: impl IntoIterator<Item = T>, label: impl Fn(&T) -> &str, check: impl Fn(&T, &Host)) {
+fn each<T: Display>(items: impl IntoIterator<Item = T>, check: impl Fn(&T, &Host)) {
     let failed = |item: &T| catch_unwind(AssertUnwindSafe(|| check(item, &Host::new()))).is_err();
-    let failed: Vec<_> = items.into_iter().filter(failed).map(|item| label(&item).to_owned()).collect();
+    let failed: Vec<_> = items.into_iter().filter(failed).map(|item| item.to_string()).collect();
     assert!(failed.is_empty(), "not as the contract says: {}", failed.join(", "));
 }
 
-fn each_filter(check: impl Fn(&&Filter, &Host)) {
-    each(&FILTERS, |filter| filter.line, check);
+fn edits() -> impl Iterator<Item = &'static Filter> {
+    FILTERS.iter().filter(|filter| !filter.applies)
 }
 
-fn each_edit(check: impl Fn(&&Filter, &Host)) {
-    each(FILTERS.iter().filter(|filter| !filter.applies), |filter| filter.line, check);
-}
-
-fn each_apply(check: impl Fn(&&Filter, &Host)) {
-    each(FILTERS.iter().filter(|filter| filter.applies), |filter| filter.line, check);
+pub fn applies() -> impl Iterator<Item = &'static Filter> {
+    FILTERS.iter().filter(|filter| filter.applies)
 }
 
 fn all_lines() -> impl Iterator<Item = &'static str> {
@@ -156,20 +161,23 @@ fn without(document: &[u8], fields: &[&str]) -> String {
     Value::Object(document).to_string()
 }
 
+/// The exit status of wrong usage: `run` has one status for all that is not its command's.
+fn usage(line: &str) -> i32 {
+    if line.starts_with("sbx-exec run") { 125 } else { 2 }
+}
+
 /// Asserts that a tool bore what it was given: it succeeded, or failed as the contract has it.
 #[track_caller]
 fn assert_borne(outcome: Outcome, line: &str) {
-    match outcome.code {
-        0 => {}
-        code => {
-            drop(outcome.assert_failure(if code == 2 { 2 } else { 1 }, line.split(' ').next().expect("a tool"), &[]))
-        }
+    if outcome.code != 0 {
+        let code = if outcome.code == 1 { 1 } else { usage(line) };
+        outcome.assert_failure(code, tool(line), &[]);
     }
 }
 
 #[test]
 fn n01_a_verb_prints_one_document_as_one_line() {
-    each_filter(|filter, host| {
+    each(&FILTERS, |filter, host| {
         let outcome = host.run(filter.call(&[]), filter.input(host)).ok();
         assert!(outcome.json().is_object(), "{outcome}");
         assert_eq!(outcome.stdout.iter().filter(|b| **b == b'\n').count(), 1, "{outcome}");
@@ -179,7 +187,7 @@ fn n01_a_verb_prints_one_document_as_one_line() {
 
 #[test]
 fn n02_a_verb_changes_only_the_fields_that_it_owns() {
-    each_filter(|filter, host| {
+    each(&FILTERS, |filter, host| {
         let input = with_foreign_keys(&filter.input(host));
         let outcome = host.run(filter.call(&[]), input.clone()).ok();
         assert_eq!(without(&outcome.stdout, filter.owns), without(&input, filter.owns), "{}", outcome.command);
@@ -188,7 +196,7 @@ fn n02_a_verb_changes_only_the_fields_that_it_owns() {
 
 #[test]
 fn n02_unknown_keys_of_any_document_survive_an_edit() {
-    each_edit(|filter, host| {
+    each(edits(), |filter, host| {
         let name = host.name("c");
         let mut runner = TestRunner::new(ProptestConfig { cases: 48, ..ProptestConfig::default() });
         let property = |(mut document, known): (Map<String, Value>, [Map<String, Value>; 3])| {
@@ -236,19 +244,19 @@ fn object() -> impl Strategy<Value = Map<String, Value>> {
 
 #[test]
 fn n03_a_name_starts_a_document_and_stdin_is_not_read() {
-    each_edit(|filter, host| {
+    each(edits(), |filter, host| {
         let name = host.name("new");
         let outcome = host.run(filter.call(&["--name", &name]), "this is no document").ok();
         assert_eq!(outcome.json()["sbx"]["name"], name.as_str(), "{outcome}");
         assert_eq!(outcome.json()["ociVersion"], "1.2.0", "{outcome}");
     });
-    each_apply(|filter, host| {
+    each(applies(), |filter, host| {
         let name = host.name("new");
         let outcome = host.run(filter.harmless(&["--name", &name]), "this is no document");
         match outcome.code {
             0 => assert_eq!(outcome.json()["sbx"]["name"], name.as_str(), "{outcome}"),
             // It says which field the new document lacks.
-            _ => drop(outcome.assert_failure(1, filter.tool(), &["the document has no "])),
+            _ => drop(outcome.assert_failure(1, tool(filter.line), &["the document has no "])),
         }
     });
 }
@@ -256,19 +264,14 @@ fn n03_a_name_starts_a_document_and_stdin_is_not_read() {
 #[test]
 fn n03_a_document_without_a_name_says_how_one_starts() {
     let named = ["sbx-label alloc", "sbx-ns plan", "sbx-cg limit --memory 64M --pids 64", "sbx-fs layout"];
-    each(
-        named,
-        |line| line,
-        |line, host| {
-            let tool = line.split(' ').next().expect("a tool");
-            host.run(call(line, &[]), "{}").assert_failure(1, tool, &["sbx.name", "--name NAME"]);
-        },
-    );
+    each(named, |line, host| {
+        host.run(call(line, &[]), "{}").assert_failure(1, tool(line), &["sbx.name", "--name NAME"]);
+    });
 }
 
 #[test]
 fn n04_empty_stdin_is_a_failure_without_a_word_and_without_an_effect() {
-    each_filter(|filter, host| {
+    each(&FILTERS, |filter, host| {
         filter.input(host);
         let before = host.snapshot();
         for nothing in ["", " \n"] {
@@ -281,13 +284,13 @@ fn n04_empty_stdin_is_a_failure_without_a_word_and_without_an_effect() {
 
 #[test]
 fn n04_what_is_not_one_json_object_is_refused_before_any_effect() {
-    each_filter(|filter, host| {
+    each(&FILTERS, |filter, host| {
         let input = filter.input(host);
         let before = host.snapshot();
         let twice = [input.as_slice(), &input].concat();
         let half = &input[..input.len() / 2];
         for bad in [b"[]".as_slice(), b"7", b"null", b"\"x\"", b"{", b"{}}", b"\xff\xfe{}", b"\0", half, &twice] {
-            host.run(filter.call(&[]), bad).assert_failure(1, filter.tool(), &["document is not"]);
+            host.run(filter.call(&[]), bad).assert_failure(1, tool(filter.line), &["document is not"]);
         }
         host.assert_as(&before, filter.line);
     });
@@ -295,91 +298,71 @@ fn n04_what_is_not_one_json_object_is_refused_before_any_effect() {
 
 #[test]
 fn n04_a_full_disk_behind_stdout_is_a_failure() {
-    each_filter(|filter, host| {
+    each(&FILTERS, |filter, host| {
         let full = ["bash", "-c", "exec \"$@\" >/dev/full", "full"];
         let input = filter.input(host);
-        host.run(full.into_iter().chain(filter.harmless(&[])), input).assert_failure(1, filter.tool(), &["stdout"]);
+        host.run(full.into_iter().chain(filter.harmless(&[])), input).assert_failure(1, tool(filter.line), &["stdout"]);
     });
-    each(
-        LISTS,
-        |line| line,
-        |line, host| {
-            let tool = line.split(' ').next().expect("a tool");
-            host.bash(&format!("{line} >/dev/full")).assert_failure(1, tool, &["stdout"]);
-        },
-    );
+    each(LISTS, |line, host| {
+        host.bash(&format!("{line} >/dev/full")).assert_failure(1, tool(line), &["stdout"]);
+    });
 }
 
 #[test]
 fn n04_a_terminal_on_stdin_is_wrong_usage() {
-    each_filter(|filter, host| {
+    each(&FILTERS, |filter, host| {
         // script(1) gives the command a terminal; its standard error is kept apart.
         let line = format!("{} 2>{}", filter.harmless(&[]).join(" "), host.path("tmp/stderr").display());
         let outcome = host.run(["script", "-qec", &line, "/dev/null"], "").assert_code(2);
         assert_eq!(outcome.text(), "", "{outcome}");
-        let stderr = std::fs::read_to_string(host.path("tmp/stderr")).expect("stderr");
-        assert_eq!(stderr, format!("{}: stdin is a terminal: pipe a document in\n", filter.tool()));
+        let stderr = fs::read_to_string(host.path("tmp/stderr")).expect("stderr");
+        assert_eq!(stderr, format!("{}: stdin is a terminal: pipe a document in\n", tool(filter.line)));
     });
 }
 
 #[test]
 fn n04_wrong_usage_exits_2_with_one_line() {
-    each(
-        all_lines(),
-        |line| line,
-        |line, host| {
-            let tool = line.split(' ').next().expect("a tool");
-            let input = start(&host.name("c"));
-            let wrong = |argv: Vec<&str>| drop(host.run(argv, input.clone()).assert_failure(2, tool, &[]));
-            wrong(call(line, &["--no-such-option"]));
-            wrong(call(line, &["-x"]));
-            wrong(vec![tool, "no-such-verb"]);
-            wrong(vec![tool, ""]);
-            wrong(vec![tool]);
-        },
-    );
+    each(all_lines(), |line, host| {
+        let input = start(&host.name("c"));
+        let wrong = |code, argv: Vec<&str>| drop(host.run(argv, input.clone()).assert_failure(code, tool(line), &[]));
+        wrong(usage(line), call(line, &["--no-such-option"]));
+        wrong(usage(line), call(line, &["-x"]));
+        wrong(2, vec![tool(line), "no-such-verb"]);
+        wrong(2, vec![tool(line), ""]);
+        wrong(2, vec![tool(line)]);
+    });
 }
 
 #[test]
 fn n04_operands_that_are_missing_or_too_many_are_wrong_usage() {
-    each(
-        UNDOS.into_iter().chain(SHOWS),
-        |line| line,
-        |line, host| {
-            let tool = line.split(' ').next().expect("a tool");
-            host.line(line).assert_failure(2, tool, &["NAME"]);
-            host.line(&format!("{line} a b")).assert_failure(2, tool, &["b"]);
-        },
-    );
+    each(UNDOS.into_iter().chain(SHOWS), |line, host| {
+        host.line(line).assert_failure(2, tool(line), &["NAME"]);
+        host.line(&format!("{line} a b")).assert_failure(2, tool(line), &["b"]);
+    });
     let with_operands = ["sbx-unit read apache2.service", "sbx-unit command -- /bin/sleep 60"];
-    each(all_lines().filter(|line| !with_operands.contains(line) && !line.starts_with("sbx-exec run")), |line| line, {
+    each(all_lines().filter(|line| !with_operands.contains(line) && !line.starts_with("sbx-exec run")), {
         |line, host| {
-            let tool = line.split(' ').next().expect("a tool");
             let operands: &[&str] = if UNDOS.contains(line) || SHOWS.contains(line) { &["a", "b"] } else { &["a"] };
-            host.run(call(line, operands), start(&host.name("c"))).assert_failure(2, tool, &[]);
+            host.run(call(line, operands), start(&host.name("c"))).assert_failure(2, tool(line), &[]);
         }
     });
 }
 
 #[test]
 fn n05_an_undo_of_nothing_succeeds_in_silence() {
-    each(
-        UNDOS,
-        |line| line,
-        |line, host| {
-            let before = host.snapshot();
-            for _ in 0..2 {
-                let outcome = host.line(&format!("{line} {}", host.name("c"))).ok();
-                assert_eq!((outcome.text().as_str(), outcome.stderr.as_str()), ("", ""), "{outcome}");
-            }
-            host.assert_as(&before, line);
-        },
-    );
+    each(UNDOS, |line, host| {
+        let before = host.snapshot();
+        for _ in 0..2 {
+            let outcome = host.line(&format!("{line} {}", host.name("c"))).ok();
+            assert_eq!((outcome.text().as_str(), outcome.stderr.as_str()), ("", ""), "{outcome}");
+        }
+        host.assert_as(&before, line);
+    });
 }
 
 #[test]
 fn n05_the_undos_take_everything_back_and_may_be_run_twice() {
-    each_apply(|filter, host| {
+    each(applies(), |filter, host| {
         let before = host.snapshot();
         let input = filter.input(host);
         host.run(filter.call(&[]), input).ok();
@@ -394,7 +377,7 @@ fn n05_the_undos_take_everything_back_and_may_be_run_twice() {
 
 #[test]
 fn n05_the_undo_of_one_container_leaves_another_alone() {
-    each_apply(|filter, host| {
+    each(applies(), |filter, host| {
         let input = filter.input(host);
         host.run(filter.call(&[]), input).ok();
         let before = host.snapshot();
@@ -409,7 +392,7 @@ fn n05_the_undo_of_one_container_leaves_another_alone() {
 
 #[test]
 fn n07_a_dry_run_touches_nothing_and_prints_what_would_be_printed() {
-    each_apply(|filter, host| {
+    each(applies(), |filter, host| {
         let input = filter.input(host);
         let before = host.snapshot();
         let dry = host.run(filter.call(&["--dry-run"]), input.clone()).ok();
@@ -439,43 +422,150 @@ fn shape(outcome: &Outcome) -> Vec<String> {
 
 #[test]
 fn n07_only_an_apply_verb_takes_dry_run() {
-    each_edit(|filter, host| {
+    each(edits(), |filter, host| {
         let outcome = host.run(filter.call(&["--dry-run"]), start(&host.name("c")));
-        outcome.assert_failure(2, filter.tool(), &["--dry-run"]);
+        outcome.assert_failure(2, tool(filter.line), &["--dry-run"]);
     });
+}
+
+/// The document of a container that has all but its command.
+fn created(host: &Host) -> Vec<u8> {
+    let filters = FILTERS.iter().filter(|filter| !filter.line.starts_with("sbx-unit read"));
+    filters.fold(start(&host.name("c")), |doc, filter| host.run(filter.call(&[]), doc).ok().stdout)
+}
+
+/// Calls sbx-exec with a document on descriptor 3.
+fn exec(host: &Host, document: &[u8], argv: &[&str], stdin: &str) -> Outcome {
+    let path = host.path("tmp/document");
+    fs::write(&path, document).expect("a document");
+    let script = format!("exec 3<{} && exec sbx-exec \"$@\"", path.display());
+    host.run([&["bash", "-c", &script, "exec"], argv].concat(), stdin)
+}
+
+#[test]
+fn n09_run_hands_on_streams_arguments_and_status() {
+    let host = Host::new();
+    let document = created(&host);
+    let run = |command: &[&str], stdin: &str| {
+        exec(&host, &document, &[&["run", "--document", "3", "--"], command].concat(), stdin)
+    };
+    let booted = host.run(["sbx-exec", "boot"], document.clone()).ok();
+    assert_eq!((booted.text().as_str(), booted.stderr.as_str()), ("", ""));
+    assert_eq!(run(&["cat"], "in\0and out").ok().stdout, b"in\0and out");
+    let outcome = run(&["sh", "-c", "echo out; echo err >&2; exit 7"], "").assert_code(7);
+    assert_eq!((outcome.text().as_str(), outcome.stderr.as_str()), ("out", "err\n"));
+    assert_eq!(run(&["printf", "<%s>", "a b", "", "$(id)", "--"], "").ok().text(), "<a b><><$(id)><-->");
+    for signal in [9, 15, 11] {
+        run(&["sh", "-c", &format!("kill -{signal} $$")], "").assert_code(128 + signal);
+    }
+    run(&["no-such-command"], "").assert_failure(127, "sbx-exec", &["no-such-command"]);
+    run(&["/etc/passwd"], "").assert_failure(126, "sbx-exec", &["/etc/passwd"]);
+    // With the document on stdin the command has nothing to read.
+    assert_eq!(host.run(["sbx-exec", "run", "--", "cat"], document.clone()).ok().text(), "");
+    host.run(["sbx-exec", "stop"], document).ok();
+}
+
+#[test]
+fn n09_what_is_not_the_commands_own_status_is_125() {
+    let host = Host::new();
+    let document = created(&host);
+    for bad in ["{}", "[]", "{", r#"{"sbx":{"name":"c","state":{"holder":{"pid":1,"startTime":1,"bootId":"x"}}}}"#] {
+        exec(&host, bad.as_bytes(), &["run", "--document", "3", "--", "true"], "").assert_failure(125, "sbx-exec", &[]);
+        for verb in ["boot", "stop"] {
+            exec(&host, bad.as_bytes(), &[verb, "--document", "3"], "").assert_failure(1, "sbx-exec", &[]);
+        }
+    }
+    for descriptor in ["9", "-1", "x", "4294967296", ""] {
+        let outcome = exec(&host, &document, &["run", "--document", descriptor, "--", "true"], "");
+        outcome.assert_failure(125, "sbx-exec", &[]);
+    }
+    for (argv, code) in [(["run", "true"].as_slice(), 125), (&["boot"], 1), (&["stop"], 1)] {
+        let outcome = host.run([&["sbx-exec"], argv].concat(), "");
+        assert_eq!((outcome.code, outcome.text().as_str(), outcome.stderr.as_str()), (code, "", ""), "{outcome}");
+    }
+}
+
+#[test]
+fn n09_a_record_that_is_not_of_this_process_or_boot_is_not_believed() {
+    let host = Host::new();
+    let document: Value = serde_json::from_slice(&created(&host)).expect("a document");
+    host.run(["sbx-exec", "boot"], document.to_string()).ok();
+    let innocent = host.bash("sleep 1000 >/dev/null 2>&1 & echo $!").ok().text();
+    let innocent: Value = serde_json::from_str(&innocent).expect("a pid");
+    for (field, value) in [("startTime", json!(1)), ("bootId", json!("another")), ("pid", innocent.clone())] {
+        let mut forged = document.clone();
+        forged["sbx"]["state"]["holder"][field] = value;
+        let refused = |argv: &[&str], code| {
+            host.run(argv, forged.to_string()).assert_failure(code, "sbx-exec", &["not running"]);
+        };
+        refused(&["sbx-exec", "stop"], 1);
+        refused(&["sbx-exec", "run", "--", "true"], 125);
+    }
+    host.run(["sbx-exec", "run", "--", "true"], document.to_string()).ok();
+    host.line(&format!("test -e /proc/{innocent}/exe")).ok();
+}
+
+#[test]
+fn n09_boot_waits_for_the_command_and_stop_for_its_end() {
+    let host = Host::new();
+    let with_args = |args: &[&str]| {
+        let mut document: Value = serde_json::from_slice(&created(&host)).expect("a document");
+        document["process"]["args"] = json!(args);
+        document.to_string().into_bytes()
+    };
+    let wait =
+        |args: &[&str], stdin: &str| exec(&host, &with_args(args), &["boot", "--document", "3", "--wait"], stdin);
+    let undo = || UNDOS.iter().for_each(|undo| drop(host.line(&format!("{undo} {}", host.name("c"))).ok()));
+    let before = host.snapshot();
+    for (script, code) in [("exit 7", 7), ("kill -9 $$", 137), ("true", 0)] {
+        wait(&["sh", "-c", script], "").assert_code(code);
+        undo();
+    }
+    assert_eq!(wait(&["tr", "a-z", "A-Z"], "hello").ok().text(), "HELLO");
+    undo();
+    for (command, status) in [("no-such-command", 127), ("/etc/passwd", 126)] {
+        wait(&[command], "").assert_failure(status, "sbx-exec", &[command]);
+        undo();
+        host.run(["sbx-exec", "boot"], with_args(&[command])).assert_failure(1, "sbx-exec", &[command]);
+        undo();
+    }
+    // One that ignores the stop signal is killed.
+    let document = with_args(&["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]);
+    host.run(["sbx-exec", "boot"], document.clone()).ok();
+    host.run(["sbx-exec", "stop", "--timeout", "1"], document.clone()).ok();
+    host.run(["sbx-exec", "run", "--", "true"], document.clone()).assert_failure(125, "sbx-exec", &["not running"]);
+    host.run(["sbx-exec", "stop"], document).assert_failure(1, "sbx-exec", &["not running"]);
+    undo();
+    fs::remove_file(host.path("tmp/document")).expect("remove");
+    host.assert_as(&before, "all undos");
 }
 
 #[test]
 fn n10_a_bad_name_is_wrong_usage_on_the_command_line() {
     let long = "x".repeat(65);
     let bad = ["", ".", "..", ".a", "-a", "_a", "a/b", "../a", "a b", "a\nb", "a%n", "\u{e9}", long.as_str()];
-    each_filter(|filter, host| {
+    each(&FILTERS, |filter, host| {
         for name in bad {
             let outcome = host.run(filter.harmless(&["--name", name]), "");
-            outcome.assert_failure(2, filter.tool(), &["bad container name"]);
+            outcome.assert_failure(2, tool(filter.line), &["bad container name"]);
         }
     });
-    each(
-        UNDOS.into_iter().chain(SHOWS),
-        |line| line,
-        |line, host| {
-            let tool = line.split(' ').next().expect("a tool");
-            for name in bad {
-                host.run(call(line, &["--", name]), "").assert_failure(2, tool, &["bad container name"]);
-            }
-        },
-    );
+    each(UNDOS.into_iter().chain(SHOWS), |line, host| {
+        for name in bad {
+            host.run(call(line, &["--", name]), "").assert_failure(2, tool(line), &["bad container name"]);
+        }
+    });
 }
 
 #[test]
 fn n10_a_bad_name_in_a_document_is_a_failure_without_an_effect() {
-    each_apply(|filter, host| {
+    each(applies(), |filter, host| {
         let input: Value = serde_json::from_slice(&filter.input(host)).expect("a document");
         let before = host.snapshot();
         for name in [json!(""), json!(".."), json!("a/b"), json!("a\nb"), json!("x".repeat(65)), json!(7), json!([])] {
             let mut input = input.clone();
             input["sbx"]["name"] = name;
-            host.run(filter.call(&[]), input.to_string()).assert_failure(1, filter.tool(), &["sbx.name"]);
+            host.run(filter.call(&[]), input.to_string()).assert_failure(1, tool(filter.line), &["sbx.name"]);
         }
         host.assert_as(&before, filter.line);
     });
@@ -497,26 +587,19 @@ fn n10_a_name_of_64_bytes_works_everywhere() {
 
 #[test]
 fn n11_help_names_every_verb_and_option() {
-    each(
-        all_lines(),
-        |line| line,
-        |line, host| {
-            let [tool, verb] = line.split(' ').take(2).collect::<Vec<_>>().try_into().expect("a verb");
-            let help = host.line(&format!("{tool} --help")).ok();
-            assert_eq!(help.stderr, "", "{help}");
-            assert!(help.text().split_whitespace().any(|word| word == verb), "{help}");
-            assert!(help.text().contains("--help") && help.text().contains("--version"), "{help}");
-            let filter = FILTERS.iter().find(|filter| filter.line == *line);
-            assert!(filter.is_none_or(|_| help.text().contains("--name NAME")), "{help}");
-            assert!(filter.is_none_or(|filter| !filter.applies || help.text().contains("--dry-run")), "{help}");
-            let version = host.line(&format!("{tool} --version")).ok();
-            assert_eq!(version.text(), format!("{tool} {}", env!("CARGO_PKG_VERSION")));
-            assert_eq!(
-                host.line(&format!("setpriv --reuid 65534 --clear-groups {tool} --help")).ok().text(),
-                help.text()
-            );
-        },
-    );
+    each(all_lines(), |line, host| {
+        let [tool, verb] = line.split(' ').take(2).collect::<Vec<_>>().try_into().expect("a verb");
+        let help = host.line(&format!("{tool} --help")).ok();
+        assert_eq!(help.stderr, "", "{help}");
+        assert!(help.text().split_whitespace().any(|word| word == verb), "{help}");
+        assert!(help.text().contains("--help") && help.text().contains("--version"), "{help}");
+        let filter = FILTERS.iter().find(|filter| filter.line == *line);
+        assert!(filter.is_none_or(|_| help.text().contains("--name NAME")), "{help}");
+        assert!(filter.is_none_or(|filter| !filter.applies || help.text().contains("--dry-run")), "{help}");
+        let version = host.line(&format!("{tool} --version")).ok();
+        assert_eq!(version.text(), format!("{tool} {}", env!("CARGO_PKG_VERSION")));
+        assert_eq!(host.line(&format!("setpriv --reuid 65534 --clear-groups {tool} --help")).ok().text(), help.text());
+    });
 }
 
 #[test]
@@ -524,19 +607,15 @@ fn n11_arguments_that_are_no_utf8_are_borne() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let bad = [b"\xff".as_slice(), b"--\xff", b"--name=\xff", b"-\xff", b"a\xffb"].map(OsStr::from_bytes);
-    each(
-        all_lines(),
-        |line| line,
-        |line, host| {
-            for bad in bad {
-                let mut argv: Vec<_> = call(line, &[]).into_iter().map(OsStr::new).collect();
-                argv.insert(2, bad);
-                assert_borne(host.run(&argv, start(&host.name("c"))), line);
-                argv.swap(1, 2);
-                assert_borne(host.run(&argv, start(&host.name("c"))), line);
-            }
-        },
-    );
+    each(all_lines(), |line, host| {
+        for bad in bad {
+            let mut argv: Vec<_> = call(line, &[]).into_iter().map(OsStr::new).collect();
+            argv.insert(2, bad);
+            assert_borne(host.run(&argv, start(&host.name("c"))), line);
+            argv.swap(1, 2);
+            assert_borne(host.run(&argv, start(&host.name("c"))), line);
+        }
+    });
 }
 
 #[test]
@@ -550,7 +629,7 @@ fn n11_fields_of_a_wrong_type_are_borne_without_an_effect() {
         json!({ "a": { "b": [] } }),
         json!([{ "path": 1, "type": "x", "destination": "..", "names": "a" }]),
     ];
-    each_filter(|filter, host| {
+    each(&FILTERS, |filter, host| {
         let input: Value = serde_json::from_slice(&filter.input(host)).expect("a document");
         let before = host.snapshot();
         for field in FILTERS.iter().flat_map(|filter| filter.owns).chain(&["sbx", "process", "linux", "sbx.state"]) {

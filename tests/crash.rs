@@ -1,6 +1,6 @@
 //! What is left by many at once and by SIGKILL at any moment: nothing that the undo does not find.
 
-use crate::contract::{FILTERS, UNDOS};
+use crate::contract::{UNDOS, applies};
 use crate::support::{Host, Outcome, skip};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -206,7 +206,7 @@ fn a_tool_that_is_killed_at_any_system_call_leaves_what_the_undos_find() {
     if !Path::new("/usr/bin/strace").exists() {
         return skip("strace is not installed");
     }
-    for filter in FILTERS.iter().filter(|filter| filter.applies) {
+    for filter in applies() {
         let host = Host::new();
         let before = host.snapshot();
         // Detached on execve: what the tool leaves behind, a holder, would keep strace waiting.

@@ -73,6 +73,8 @@ fn wrong_usage_exits_2_and_help_0() {
         String::new(),
         "no-such-verb".into(),
         "create".into(),
+        "create -u".into(),
+        format!("create {name} --memory"),
         format!("create {name}"),
         format!("create -u apache2.service {name} -- /bin/true"),
         format!("create --no-such-option {name} -- /bin/true"),
@@ -165,7 +167,7 @@ fn without(host: &Host, missing: &str, line: &str) -> Outcome {
 fn a_tool_that_is_missing_is_named_before_anything_is_done() {
     let host = Host::new();
     let name = host.name("a");
-    for tool in ["sbx-unit", "sbx-label", "sbx-ns", "sbx-fs", "sbx-cg", "sbx-net", "sbx-exec"] {
+    for tool in ["jq", "flock", "sbx-unit", "sbx-label", "sbx-ns", "sbx-fs", "sbx-cg", "sbx-net", "sbx-exec"] {
         refused(&host, 1, "virt-sandbox-service", &[tool], || {
             without(&host, tool, &format!("create {name} -- /bin/sleep 1000"))
         });
