@@ -1,0 +1,96 @@
+# shellcheck shell=bash
+# What the scripts share: where things lie, the lock of a name, and how a container begins and ends.
+set -euo pipefail
+
+scripts=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
+PATH=$scripts:$scripts/../target/bin:$PATH
+
+config=${SBX_CONFIG_DIR:-/etc/sbx}
+# shellcheck disable=SC2034 # not every script that reads this file has a use for it
+state=${SBX_STATE_DIR:-/var/lib/sbx}
+runtime=${SBX_RUNTIME_DIR:-/run/sbx}
+
+die() { # MESSAGE: one line, exit 1
+    printf '%s: %s\n' "${0##*/}" "$1" >&2
+    exit 1
+}
+
+wrong_usage() { # MESSAGE: one line, exit 2
+    printf '%s: %s\n' "${0##*/}" "$1" >&2
+    exit 2
+}
+
+check_name() { # NAME: what every tool takes as one
+    [ -n "${1-}" ] || wrong_usage "NAME is missing"
+    [[ ${1-} =~ ^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$ ]] || wrong_usage "bad container name ${1@Q}"
+}
+
+need() { # PROGRAM...: all of them, before anything is done
+    local program
+    for program; do
+        command -v -- "$program" >/dev/null || die "$program is missing"
+    done
+}
+
+# A container is known by its definition, which is the last thing that create makes and the first that delete takes
+# away. In between stands the intent, so that whatever is cut short can be found and undone.
+definition() { printf '%s' "$config/$1.json"; }
+intent() { printf '%s' "$config/.$1.new"; }
+
+defined() { [ -e "$(definition "$1")" ]; }
+begun() { [ -e "$(intent "$1")" ]; }
+
+commit() { # NAME: makes the intent the definition; fails if there is one
+    sync -- "$(intent "$1")"
+    ln -T -- "$(intent "$1")" "$(definition "$1")"
+    rm -- "$(intent "$1")"
+    sync -- "$config"
+}
+
+# The lock is descriptor 9 until the script ends. The tools are run without it (9>&-): what they leave running would
+# hold it for ever.
+lock() { # NAME
+    local file=$runtime/$1.lock
+    (umask 077 && mkdir -p -- "$runtime")
+    while :; do
+        exec 9>>"$file"
+        flock -w 120 9 || die "container $1 is busy: another command holds $file"
+        # Whoever deletes the container unlinks the file while it holds it: then this is a lock on nothing.
+        [ "$file" -ef /dev/fd/9 ] && return
+    done
+}
+
+unlink_lock() { # NAME: only while holding it
+    rm -f -- "$runtime/$1.lock"
+}
+
+first_failure() { # STATUS...: the status of the step that failed first; the ones after it had no document
+    local status
+    for status; do
+        [ "$status" -eq 0 ] || { printf '%s' "$status"; return; }
+    done
+    printf 0
+}
+
+running() { # NAME: its holder lives, and boot has said that it is ready
+    [ -e "$runtime/$1/ready" ] && sbx-ns show "$1" >/dev/null 2>&1
+}
+
+# From a definition on stdin to namespaces with networks and mounts, ready to boot: the running document on stdout.
+bring_up() {
+    sbx-cg create | sbx-ns create | sbx-net up | sbx-fs mount || return "$(first_failure "${PIPESTATUS[@]}")"
+}
+
+# Everything that a container has while it runs, in reverse; no harm when there is nothing.
+tear_down() { # NAME
+    local status=0
+    sbx-net remove "$1" || status=$?
+    sbx-ns remove "$1" || status=$?
+    sbx-cg remove "$1" || status=$?
+    return "$status"
+}
+
+# Inside a PID namespace of another program's the directory is there too, but nobody to talk to.
+runs_systemd() {
+    [ -d /run/systemd/system ] && [ "$(cat /proc/1/comm)" = systemd ]
+}
