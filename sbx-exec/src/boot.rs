@@ -1,6 +1,7 @@
 //! From a holder to a running container.
 
-use crate::{Running, enter};
+use crate::Running;
+use crate::enter::{self, Forwarder};
 use anyhow::{Context, Result, bail};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
@@ -28,6 +29,7 @@ pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
     let Running { doc, holder } = running;
     let name = doc.name()?;
     let units: Vec<String> = doc.read("sbx.unit.names")?.unwrap_or_default();
+    let signals = wait.then(Forwarder::new).transpose()?;
     let mut connection = Connection::open(&name)?;
     if units.is_empty() {
         let role = if wait { Role::InitWhileConnected } else { Role::Init };
@@ -60,13 +62,12 @@ pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
     let ready = store::ready(&name);
     fs::write(&ready, "").with_context(|| format!("cannot write {}", ready.display()))?;
     notify(holder)?;
-    if wait {
-        return match connection.event()? {
-            Some(Event::Ended(code)) => Err(Status { code, message: None }.into()),
-            _ => bail!("{name} was killed"),
-        };
+    let Some(signals) = signals else { return Ok(()) };
+    signals.until(connection.as_fd(), &holder.fd)?;
+    match connection.event()? {
+        Some(Event::Ended(code)) => Err(Status { code, message: None }.into()),
+        _ => bail!("{name} was killed"),
     }
-    Ok(())
 }
 
 /// The command was not executed. Its status is of use only to those who wait for the command's.

@@ -15,7 +15,7 @@ use sbx::sys::{self, Child};
 use sbx::tool::Status;
 use std::ffi::OsString;
 use std::io::{IsTerminal, stdin};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What is passed on to the command.
 const FORWARDED: [Signal; 6] =
@@ -25,11 +25,18 @@ const FORWARDED: [Signal; 6] =
 ///
 /// This process joins the container's namespaces, but for the PID namespace, which only its child is in.
 pub fn run(running: &Running, command: Vec<OsString>) -> Result<Status> {
-    let signals = signals()?;
-    match enter(running, command)? {
-        Ok(child) => wait(&child, &signals),
-        Err(failure) => Ok(failure),
-    }
+    let signals = Forwarder::new()?;
+    let child = match enter(running, command)? {
+        Ok(child) => child,
+        Err(failure) => return Ok(failure),
+    };
+    signals.until(child.pidfd.as_fd(), &child.pidfd)?;
+    let code = match waitpid(Pid::from_raw(child.pid), None).context("cannot wait for the command")? {
+        WaitStatus::Exited(_, status) => status as u8,
+        WaitStatus::Signaled(_, signal, _) => 128 + signal as u8,
+        other => bail!("the command ended strangely: {other:?}"),
+    };
+    Ok(Status { code, message: None })
 }
 
 fn enter(running: &Running, command: Vec<OsString>) -> Result<Result<Child, Status>> {
@@ -58,32 +65,32 @@ fn enter(running: &Running, command: Vec<OsString>) -> Result<Result<Child, Stat
     ))
 }
 
-/// Takes the signals that are passed on, and the child's, as data.
-fn signals() -> Result<SignalFd> {
-    let mut taken: SigSet = FORWARDED.into_iter().collect();
-    taken.add(Signal::SIGCHLD);
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&taken), None).context("cannot block signals")?;
-    SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("cannot make a signalfd")
-}
+/// The signals that are passed on, taken as data.
+pub struct Forwarder(SignalFd);
 
-/// Forwards signals until the child has ended. What the terminal sends, it sends to the child as well, since both are
-/// in one process group.
-fn wait(child: &Child, signals: &SignalFd) -> Result<Status> {
-    loop {
-        let [ended, signalled] = readable([child.pidfd.as_fd(), signals.as_fd()], None)?;
-        while let (true, Ok(Some(signal))) = (signalled, signals.read_signal()) {
-            if signal.ssi_signo != libc::SIGCHLD as u32 && signal.ssi_code != libc::SI_KERNEL {
-                // It may have ended meanwhile.
-                let _ = sys::pidfd_send_signal(&child.pidfd, signal.ssi_signo as i32);
+impl Forwarder {
+    /// From here on they do not end this process.
+    pub fn new() -> Result<Self> {
+        let taken: SigSet = FORWARDED.into_iter().collect();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&taken), None).context("cannot block signals")?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        SignalFd::with_flags(&taken, flags).map(Self).context("cannot make a signal descriptor")
+    }
+
+    /// Forwards signals to the process behind a pidfd, until there is something on `event`. What the terminal sends,
+    /// it sends to a child as well, since both are in one process group.
+    pub fn until(&self, event: BorrowedFd<'_>, pidfd: &OwnedFd) -> Result<()> {
+        loop {
+            let [happened, signalled] = readable([event, self.0.as_fd()], None).context("cannot wait")?;
+            while let (true, Ok(Some(signal))) = (signalled, self.0.read_signal()) {
+                if signal.ssi_code != libc::SI_KERNEL {
+                    // It may have ended meanwhile.
+                    let _ = sys::pidfd_send_signal(pidfd, signal.ssi_signo as i32);
+                }
             }
-        }
-        if ended {
-            let code = match waitpid(Pid::from_raw(child.pid), None).context("cannot wait for the command")? {
-                WaitStatus::Exited(_, status) => status as u8,
-                WaitStatus::Signaled(_, signal, _) => 128 + signal as u8,
-                other => bail!("the command ended strangely: {other:?}"),
-            };
-            return Ok(Status { code, message: None });
+            if happened {
+                return Ok(());
+            }
         }
     }
 }

@@ -20,9 +20,10 @@ const CAPABILITIES: [&str; 11] = [
     "CAP_SYS_CHROOT",
 ];
 
-/// The soft and hard limits that are set rather than inherited from whoever starts the container. A core dump would go
-/// where the host's core_pattern says; the numbers of files are systemd's own defaults.
-const RLIMITS: [(&str, u64, u64); 2] = [("RLIMIT_CORE", 0, 0), ("RLIMIT_NOFILE", 1024, 524_288)];
+/// The limits, soft and hard, that are set rather than inherited from whoever starts the container. A core dump would
+/// go where the host's core_pattern says. Limits that may need raising are left alone: that takes CAP_SYS_RESOURCE,
+/// which not every root has, and an init inside makes do with what it inherits.
+const RLIMITS: [(&str, u64, u64); 1] = [("RLIMIT_CORE", 0, 0)];
 
 /// The system calls that are let through. One that is in neither list, such as clone3, whose flags a filter cannot
 /// see, does not exist inside: ENOSYS, on which programs fall back to an older call.

@@ -1,9 +1,9 @@
 //! The conversation with a holder: the process that keeps a container's namespaces alive until it is told what to
 //! become. `sbx-exec boot` is the one side of the socket, the holder of sbx-ns the other.
 //!
-//! An order is one JSON value, with the three standard streams sent along (unix(7), `SCM_RIGHTS`), ended by shutting
-//! down the sending side. The answer is a line of JSON for each event. A connection that closes without a word says
-//! that the holder has become the program: exec closed it.
+//! An order is one line of JSON, with the three standard streams sent along (unix(7), `SCM_RIGHTS`). The answer is a
+//! line of JSON for each event. A connection that closes without a word says that the holder has become the program:
+//! exec closed it.
 
 use crate::tool::Status;
 use crate::{Document, Name, store};
@@ -12,8 +12,7 @@ use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
-use std::net::Shutdown;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 /// The longest order in bytes; a document of a hundred times the usual size fits.
@@ -64,7 +63,8 @@ impl Connection {
     /// Sends the order and the standard streams.
     pub fn send(&self, role: Role, document: &Document, streams: [BorrowedFd<'_>; 3]) -> Result<()> {
         let order = Order { role, document: document.clone() };
-        let order = serde_json::to_vec(&order).context("cannot send an order")?;
+        let mut order = serde_json::to_vec(&order).context("cannot send an order")?;
+        order.push(b'\n');
         let fds: [RawFd; 3] = streams.map(|fd| fd.as_raw_fd());
         let mut stream = self.0.get_ref();
         let sent = sendmsg::<()>(
@@ -75,8 +75,7 @@ impl Connection {
             None,
         )
         .context("cannot send an order to the holder")?;
-        stream.write_all(&order[sent..]).context("cannot send an order to the holder")?;
-        stream.shutdown(Shutdown::Write).context("cannot send an order to the holder")
+        stream.write_all(&order[sent..]).context("cannot send an order to the holder")
     }
 
     /// The next event; `None` when the connection has closed.
@@ -87,6 +86,11 @@ impl Connection {
             return Ok(None);
         }
         serde_json::from_str(&line).map(Some).context("the holder gave no understandable answer")
+    }
+
+    /// The connection, to wait for an event on.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.get_ref().as_fd()
     }
 }
 
@@ -107,8 +111,10 @@ pub fn receive(stream: &UnixStream) -> Result<(Role, Document, [OwnedFd; 3])> {
     let streams: Vec<OwnedFd> = fds.into_iter().map(crate::sys::inherited).collect::<std::io::Result<_>>()?;
     let streams = <[OwnedFd; 3]>::try_from(streams).ok().context("an order comes with three streams")?;
     bytes.truncate(length);
-    stream.take(MAX_ORDER).read_to_end(&mut bytes).context("cannot read an order")?;
-    ensure!((bytes.len() as u64) < MAX_ORDER, "an order is too long");
+    if !bytes.ends_with(b"\n") {
+        BufReader::new(stream.take(MAX_ORDER)).read_until(b'\n', &mut bytes).context("cannot read an order")?;
+    }
+    ensure!(bytes.ends_with(b"\n"), "an order is cut short");
     let order: Order = serde_json::from_slice(&bytes).context("an order is not understandable")?;
     Ok((order.role, order.document, streams))
 }
@@ -124,7 +130,6 @@ pub fn tell(mut stream: &UnixStream, event: &Event) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     #[test]
     fn an_order_arrives_whole_with_its_streams_and_is_answered() {

@@ -52,9 +52,10 @@ impl Status {
         Self { code, message }
     }
 
-    /// A failure of the tool itself, not of the command that it was to run: 125, as for env(1).
+    /// A failure of the tool itself, not of the command that it was to run: 125, as for env(1). An error that has a
+    /// status of its own keeps it.
     pub fn own(error: impl Into<Error>) -> Self {
-        Self { code: 125, ..Self::of(error.into()) }
+        error.into().downcast().unwrap_or_else(|error| Self { code: 125, ..Self::of(error) })
     }
 }
 
