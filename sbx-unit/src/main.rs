@@ -1,1 +1,121 @@
-fn main() {}
+//! sbx-unit: makes a container of systemd units or of a command, and the container a unit of the host.
+
+mod apply;
+mod edit;
+mod files;
+mod parse;
+mod settings;
+mod unit;
+
+use anyhow::Result;
+use lexopt::Parser;
+use sbx::tool::{self, Argument, Filter, Tool, Usage};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use unit::{DIRECTORIES, Unit, UnitName};
+
+const NAME: &str = "sbx-unit";
+
+const HELP: &str = "\
+sbx-unit: makes a container of systemd units or of a command, and the container a unit of the host
+
+usage: sbx-unit read [--name NAME] UNIT...                        document in, document out
+       sbx-unit command [--name NAME] [--user USER] -- CMD [ARG...]   document in, document out
+       sbx-unit write [--dry-run] [--scripts DIR]                     document in, document out
+       sbx-unit remove NAME
+
+read     fills in process and sbx.unit for a container that runs these services of the host; a
+         template (foo@) becomes foo@NAME. Settings that systemd cannot apply inside are
+         switched off, and told
+command  fills them in for a container that runs one command
+write    writes what the systemd inside reads into the container's tree, and the host's unit
+         NAME_sandbox.service, which is not enabled
+remove   removes the host's unit and the links that enable it
+
+  --name NAME    start a document instead of reading one
+  --user USER    UID[:GID], or a name of the host's users; root without it
+  --scripts DIR  where sbx-start, sbx-stop and virt-sandbox-service are (found along PATH)
+  --dry-run      check, print the document, and touch nothing
+  --help, --version
+";
+
+fn main() -> ExitCode {
+    tool::main(&Tool { name: NAME, help: HELP, run })
+}
+
+fn run(verb: &str, options: &mut Parser) -> Result<()> {
+    match verb {
+        "read" => read(options),
+        "command" => command(options),
+        "write" => write(options),
+        "remove" => apply::remove(&tool::only_name(options)?),
+        _ => Err(tool::no_verb(verb)),
+    }
+}
+
+fn read(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::edit();
+    let mut names: Vec<UnitName> = Vec::new();
+    while let Some(arg) = tool::next(options)? {
+        match arg {
+            Argument::Operand(_) => names.push(arg.operand()?),
+            arg => filter.take(arg, options)?,
+        }
+    }
+    if names.is_empty() {
+        return Err(Usage("UNIT is missing".into()).into());
+    }
+    let mut switched_off = Vec::new();
+    filter.run(|doc, _| {
+        let container = doc.name()?;
+        let mut units = Vec::new();
+        for name in names {
+            let unit = Unit::find(&name.of_container(&container)?, &DIRECTORIES.map(Path::new))?;
+            unit.check_programs()?;
+            units.push(unit);
+        }
+        edit::read(doc, &units, apply::init()?)?;
+        switched_off.extend(doc.require::<edit::Units>("sbx.unit")?.switched_off);
+        Ok(())
+    })?;
+    // Only now: a failure says one line and no more.
+    for (unit, settings) in switched_off {
+        tool::say(NAME, &format!("{unit}: switched off inside: {}", settings.join(", ")));
+    }
+    Ok(())
+}
+
+fn command(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::edit();
+    let mut user = None;
+    let mut args: Vec<String> = Vec::new();
+    while let Some(arg) = tool::next(options)? {
+        match arg {
+            Argument::Operand(_) => {
+                args.push(arg.operand()?);
+                // Whatever follows the command is the command's.
+                for arg in options.raw_args()? {
+                    args.push(Argument::Operand(arg).operand()?);
+                }
+            }
+            Argument::Long(name) if name == "user" => user = Some(tool::value(options)?),
+            arg => filter.take(arg, options)?,
+        }
+    }
+    if args.is_empty() {
+        return Err(Usage("CMD is missing".into()).into());
+    }
+    filter.run(|doc, _| edit::command(doc, &args, user.as_ref(), &apply::passwd()?))
+}
+
+fn write(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::apply();
+    let mut scripts = None;
+    while let Some(arg) = tool::next(options)? {
+        match arg.long() {
+            "scripts" => scripts = Some(PathBuf::from(options.value()?)),
+            _ => filter.take(arg, options)?,
+        }
+    }
+    filter.run(|doc, act| apply::write(doc, scripts, act))
+}

@@ -1,0 +1,185 @@
+//! What the document says of units and of the command that a container runs.
+
+use crate::settings;
+use crate::unit::{Unit, UnitName};
+use anyhow::{Result, anyhow, ensure};
+use sbx::{Document, passwd};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, to_value};
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// `sbx.unit`.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Units {
+    /// The wanted units; none in a generic command's container.
+    pub names: Vec<String>,
+    /// For each unit the settings that do not work inside.
+    pub switched_off: BTreeMap<String, Vec<String>>,
+    /// The signal that ends the container's PID 1 in an orderly way.
+    pub stop_signal: Option<String>,
+}
+
+impl Units {
+    /// The wanted units by their checked names.
+    pub fn names(&self) -> Result<Vec<UnitName>> {
+        self.names.iter().map(|name| name.parse().map_err(|error| anyhow!("sbx.unit.names: {error}"))).collect()
+    }
+
+    /// The stop signal by its checked name.
+    pub fn stop_signal(&self) -> Result<&str> {
+        let signal = self.stop_signal.as_deref().unwrap_or("SIGTERM");
+        let rest = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'+' || b == b'-';
+        ensure!(signal.starts_with("SIG") && signal.bytes().all(rest), "sbx.unit.stopSignal: no signal {signal:?}");
+        Ok(signal)
+    }
+}
+
+/// The user of a command, as `--user` gives it: a number or a name, and perhaps a group's number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserSpec {
+    user: Id,
+    group: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Id {
+    Number(u32),
+    Name(String),
+}
+
+impl FromStr for UserSpec {
+    type Err = String;
+
+    /// What begins with a digit is a number or an error, never a name: `0day` is not root (CVE-2017-1000082).
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("bad user {text:?}: UID[:GID] or a name[:GID]");
+        let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+        let group = group.map(|group| passwd::id(group).ok_or_else(bad)).transpose()?;
+        let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+        let user = match (passwd::id(user), user.as_bytes()) {
+            (Some(uid), _) => Id::Number(uid),
+            (None, [b'A'..=b'Z' | b'a'..=b'z' | b'_', ..]) if user.bytes().all(name) => Id::Name(user.to_owned()),
+            _ => return Err(bad()),
+        };
+        Ok(Self { user, group })
+    }
+}
+
+impl UserSpec {
+    /// The ids, given the text of a passwd file. The group is that of the user's entry; without one, a number is its
+    /// own group.
+    fn resolve(&self, text: &[u8]) -> Result<(u32, u32)> {
+        let (uid, gid) = match &self.user {
+            Id::Number(uid) => (*uid, passwd::find(text, *uid).map_or(*uid, |user| user.gid)),
+            Id::Name(name) => {
+                let user = passwd::find_name(text, name).ok_or_else(|| anyhow!("no user {name} in /etc/passwd"))?;
+                (user.uid, user.gid)
+            }
+        };
+        Ok((uid, self.group.unwrap_or(gid)))
+    }
+}
+
+/// Makes the container one of units: `init`, which is systemd, runs them.
+pub fn read(doc: &mut Document, units: &[Unit], init: &str) -> Result<()> {
+    let mut wanted = Units { stop_signal: Some("SIGRTMIN+3".into()), ..Units::default() };
+    for unit in units {
+        let name = unit.name.to_string();
+        // Asked for twice, or by an alias too.
+        if wanted.names.contains(&name) {
+            continue;
+        }
+        let off = settings::switched_off(unit)?;
+        if !off.is_empty() {
+            wanted.switched_off.insert(name.clone(), off);
+        }
+        wanted.names.push(name);
+    }
+    // `container` tells systemd where it is (its CONTAINER_INTERFACE).
+    process(doc, &[init.to_owned(), "--unit=sbx.target".into()], &[PATH, "container=sbx"], (0, 0))?;
+    doc.set("sbx.unit", to_value(&wanted)?)
+}
+
+/// Makes the container one of a generic command.
+pub fn command(doc: &mut Document, args: &[String], user: Option<&UserSpec>, passwd: &[u8]) -> Result<()> {
+    let ids = user.map_or(Ok((0, 0)), |user| user.resolve(passwd))?;
+    process(doc, args, &[PATH], ids)?;
+    doc.set("sbx.unit", json!({ "stopSignal": "SIGTERM" }))
+}
+
+fn process(doc: &mut Document, args: &[String], env: &[&str], (uid, gid): (u32, u32)) -> Result<()> {
+    doc.set("process.args", args)?;
+    doc.set("process.env", env)?;
+    doc.set("process.cwd", "/")?;
+    doc.set("process.user.uid", uid)?;
+    doc.set("process.user.gid", gid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_an_exact_number_or_a_name_of_the_host() {
+        let passwd = b"1000:x:0:0::/:\nweb:x:33:34::/:\n0day:x:0:0::/:\n";
+        let ids = |text: &str| text.parse::<UserSpec>().expect(text).resolve(passwd);
+        assert_eq!(ids("0").expect("ids"), (0, 0));
+        assert_eq!(ids("1000").expect("ids"), (1000, 1000));
+        assert_eq!(ids("33").expect("ids"), (33, 34));
+        assert_eq!(ids("33:5").expect("ids"), (33, 5));
+        assert_eq!(ids("web").expect("ids"), (33, 34));
+        assert_eq!(ids("web:0").expect("ids"), (33, 0));
+        assert_eq!(ids("none").expect_err("none").to_string(), "no user none in /etc/passwd");
+        for bad in
+            ["", ":", "1:", ":1", "0day", "+1", "-1", " 1", "1 ", "4294967295", "1:-1", "1:web", "a b", "1:2:3", "web:"]
+        {
+            assert!(bad.parse::<UserSpec>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_units_container_runs_systemd() {
+        let text = br#"{"process":{"user":{"umask":7,"uid":5},"x":1},"sbx":{"name":"n","unit":{"old":1}}}"#;
+        let mut doc = Document::parse(text).expect("document");
+        let units = [
+            Unit::of_text("a", "[Service]\nPrivateTmp=yes\n"),
+            Unit::of_text("b", "[Service]\n"),
+            Unit::of_text("a", "[Service]\nPrivateTmp=yes\n"),
+        ];
+        read(&mut doc, &units, "/lib/systemd/systemd").expect("read");
+        let expected = concat!(
+            r#"{"process":{"user":{"umask":7,"uid":0,"gid":0},"x":1,"#,
+            r#""args":["/lib/systemd/systemd","--unit=sbx.target"],"#,
+            r#""env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin","container=sbx"],"cwd":"/"},"#,
+            r#""sbx":{"name":"n","unit":{"names":["a.service","b.service"],"#,
+            r#""switchedOff":{"a.service":["PrivateTmp"]},"stopSignal":"SIGRTMIN+3"}}}"#,
+            "\n"
+        );
+        assert_eq!(String::from_utf8(doc.to_line()).expect("utf-8"), expected);
+    }
+
+    #[test]
+    fn a_commands_container_has_no_units() {
+        let mut doc = Document::new(&"n".parse().expect("name"));
+        let user = "7".parse().expect("user");
+        command(&mut doc, &["ls".into(), "-l".into()], Some(&user), b"").expect("command");
+        assert_eq!(doc.require::<Vec<String>>("process.args").expect("args"), ["ls", "-l"]);
+        assert_eq!(doc.require::<u32>("process.user.gid").expect("gid"), 7);
+        let units: Units = doc.require("sbx.unit").expect("units");
+        assert_eq!(units, Units { stop_signal: Some("SIGTERM".into()), ..Units::default() });
+    }
+
+    #[test]
+    fn what_a_document_says_is_checked_before_it_reaches_a_file() {
+        let units = |text: &str| serde_json::from_str::<Units>(text).expect(text);
+        assert!(units(r#"{"names":["a.service\nExecStart=/x"]}"#).names().is_err());
+        assert!(units(r#"{"names":["../a"]}"#).names().is_err());
+        assert!(units(r#"{"stopSignal":"SIGTERM\nx"}"#).stop_signal().is_err());
+        assert!(units(r#"{"stopSignal":"9"}"#).stop_signal().is_err());
+        assert_eq!(units("{}").stop_signal().expect("default"), "SIGTERM");
+    }
+}
