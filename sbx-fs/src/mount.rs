@@ -1,8 +1,161 @@
-//! Building the file system in the holder's namespaces.
+//! Builds the container's file system in the holder's mount namespace.
+//!
+//! Everything that comes from the host is opened before the namespaces are joined, and held by descriptor from then
+//! on; everything inside is reached beneath the descriptor of the new root. No path of the container's is ever
+//! resolved by a process that could reach a file of the host's through it.
 
-use anyhow::{Result, bail};
-use sbx::Document;
+mod file_system;
+mod mountinfo;
+mod plan;
+mod root;
 
-pub fn mount(_doc: &Document, _act: bool) -> Result<()> {
-    bail!("mount is not there yet")
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use file_system::FileSystem;
+use mountinfo::Procfs;
+use nix::sched::CloneFlags;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use plan::{Bind, Host, Mount, Plan, ReadOnly, Source};
+use root::Root;
+use rustix::fs::{CWD, FileType, fstat, makedev};
+use rustix::mount::{OpenTreeFlags, open_tree};
+use sbx::process::{Live, Recorded};
+use sbx::{Document, host, namespace, sys};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+
+/// Mounts what the document asks for, and makes it the root of the container.
+pub fn mount(doc: &Document, act: bool) -> Result<()> {
+    let name = doc.name()?;
+    let procfs = Procfs::open()?;
+    let host = Host::new(&procfs.mounts()?, host::runs_selinux());
+    let plan = Plan::of(doc, &host)?;
+    let opened = Opened::open(&plan)?;
+    if !act {
+        return Ok(());
+    }
+    let holder: Recorded = doc.require("sbx.state.holder")?;
+    let holder = holder.open()?.with_context(|| format!("container {name} is not running"))?;
+    join(doc, &holder, &procfs)?;
+    let built = in_child(|| build(&plan, opened, &holder, &procfs));
+    ensure!(!holder.has_ended()?, "container {name} has ended");
+    built
+}
+
+/// What the container gets from the host: mounts of its own, attached nowhere yet.
+struct Opened<'a> {
+    root: OwnedFd,
+    contents: Vec<Content<'a>>,
+    /// A null device for each masked path: which of them are files is seen inside.
+    nulls: Vec<OwnedFd>,
+}
+
+/// What is to be mounted at one place of the plan.
+enum Content<'a> {
+    /// Opened, and how far it is read-only.
+    Tree(OwnedFd, ReadOnly),
+    /// Checked; to be made inside, since it shows the namespaces in which it is made.
+    FileSystem(&'a FileSystem),
+}
+
+impl<'a> Opened<'a> {
+    fn open(plan: &'a Plan) -> Result<Self> {
+        let root = bind(&plan.root).with_context(|| format!("cannot open the root {}", plan.root.path.display()))?;
+        let content = |mount: &'a Mount| {
+            match &mount.source {
+                Source::Bind(source) => bind(source).map(|tree| Content::Tree(tree, source.attributes.read_only())),
+                Source::FileSystem(source) => source.configure().map(|_| Content::FileSystem(source)),
+            }
+            .with_context(|| format!("cannot mount {mount}"))
+        };
+        let contents = plan.mounts.iter().map(content).collect::<Result<_>>()?;
+        let null = Bind::null();
+        let nulls = plan.masked.iter().map(|_| bind(&null)).collect::<Result<_>>().context("cannot open /dev/null")?;
+        Ok(Self { root, contents, nulls })
+    }
+}
+
+/// A copy of a mount of the host's, with its attributes set before anybody can reach it, and private: what is mounted
+/// on the host later would arrive writable.
+fn bind(source: &Bind) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, source.recursive);
+    let tree = open_tree(CWD, &source.path, flags)?;
+    if let Some((major, minor)) = source.device {
+        // What is looked at is what is mounted: nobody can put another file there in between (CVE-2025-31133).
+        let stat = fstat(&tree)?;
+        let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+        ensure!(device && stat.st_rdev == makedev(major, minor), "it is not the character device {major}:{minor}");
+    }
+    sys::mount_setattr(&tree, true, 0, 0, nix::libc::MS_PRIVATE).context("cannot make it private")?;
+    source.attributes.apply(&tree)?;
+    Ok(tree)
+}
+
+/// Enters the container's namespaces, the PID namespace for children only. Refuses a root that has been replaced
+/// already: the container may run.
+fn join(doc: &Document, holder: &Live, procfs: &Procfs) -> Result<()> {
+    let root = procfs.identity("self/root")?;
+    // These two it must have whatever the document says. All are joined, since each file system shows the processes,
+    // interfaces or cgroups of whoever mounts it.
+    let flags = namespace::flags(doc)? | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+    namespace::join(holder, flags)?;
+    if procfs.identity("self/root")? != root {
+        bail!("the root of process {} has been replaced already", holder.pid);
+    }
+    Ok(())
+}
+
+/// Does the work in a child, which is in the PID namespace, and returns its error.
+fn in_child(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (mut out, mut into) = std::io::pipe().context("cannot make a pipe")?;
+    let Some(child) = sys::fork().context("cannot fork into the container")? else {
+        drop(out);
+        let result = work();
+        if let Err(error) = &result {
+            // Should nobody listen, the exit status remains.
+            let _ = write!(into, "{error:#}");
+        }
+        sys::exit(result.is_err().into());
+    };
+    drop(into);
+    let mut message = String::new();
+    out.read_to_string(&mut message).context("cannot hear from the process that mounts")?;
+    match waitpid(Pid::from_raw(child.pid), None).context("cannot wait for the process that mounts")? {
+        WaitStatus::Exited(_, 0) => Ok(()),
+        _ if message.is_empty() => bail!("the process that mounts ended without a word"),
+        _ => Err(anyhow!(message)),
+    }
+}
+
+/// In the child: mounts everything in the order in which the document has it, and what is read-only or masked on top.
+fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Result<()> {
+    let mut root = Root::attach(opened.root)?;
+    for (mount, content) in plan.mounts.iter().zip(opened.contents) {
+        match content {
+            Content::Tree(tree, read_only) => root.bind(&mount.destination, &tree, read_only).map(drop),
+            Content::FileSystem(file_system) => root.make(&mount.destination, file_system),
+        }
+        .with_context(|| format!("cannot mount {mount}"))?;
+    }
+    for (path, target) in &plan.links {
+        root.link(path, target)?;
+    }
+    root.complete(plan.read_only_root)?;
+    for path in &plan.read_only {
+        root.make_read_only(path).with_context(|| format!("cannot make {} read-only", path.display()))?;
+    }
+    for (path, null) in plan.masked.iter().zip(opened.nulls) {
+        root.mask(path, null, &plan.empty).with_context(|| format!("cannot mask {}", path.display()))?;
+    }
+    root.pivot()?;
+    // A holder that stayed outside would be a way out (CVE-2024-21626).
+    for place in ["root", "cwd"] {
+        let place = format!("{}/{place}", holder.pid);
+        ensure!(procfs.identity(&place)? == procfs.identity("self/root")?, "/proc/{place} is not the container's root");
+    }
+    match mountinfo::writable(&procfs.mounts()?, root.read_only()) {
+        Some(point) => bail!("{} was to be read-only and is not", point.display()),
+        None => Ok(()),
+    }
 }

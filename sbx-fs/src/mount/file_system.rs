@@ -1,0 +1,96 @@
+//! File systems of the kernel's, which come from nowhere on the host.
+
+use super::plan::Attributes;
+use anyhow::{Context, Error, Result, anyhow};
+use rustix::fs::{Mode, OFlags, XattrFlags, fsetxattr, openat};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+};
+use std::os::fd::OwnedFd;
+
+/// The file systems that a container may have, and how each takes an SELinux label.
+const KINDS: [(&str, Labelling); 7] = [
+    ("proc", Labelling::None),
+    ("sysfs", Labelling::None),
+    ("tmpfs", Labelling::Context),
+    ("devpts", Labelling::Context),
+    ("mqueue", Labelling::Root),
+    ("cgroup", Labelling::None),
+    ("cgroup2", Labelling::None),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Labelling {
+    /// The policy says what is what.
+    None,
+    /// By the parameter `context`, for all that is ever in it.
+    Context,
+    /// On its root directory: the kernel made it together with the IPC namespace, without a context.
+    Root,
+}
+
+/// A file system to be made.
+#[derive(Debug)]
+pub struct FileSystem {
+    pub kind: &'static str,
+    pub attributes: Attributes,
+    parameters: Vec<(String, Option<String>)>,
+    root_label: Option<String>,
+}
+
+impl FileSystem {
+    /// One of `kind`, with parameters of the form `KEY` or `KEY=VALUE`.
+    pub fn new(kind: &str, parameters: &[&str], attributes: Attributes, label: Option<&str>) -> Result<Self> {
+        let known = KINDS.iter().find(|(known, _)| *known == kind);
+        let (kind, labelling) = known.with_context(|| format!("type {kind:?} is not supported"))?;
+        let parameter = |text: &&str| match text.split_once('=') {
+            Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+            None => ((*text).to_owned(), None),
+        };
+        let mut parameters: Vec<_> = parameters.iter().map(parameter).collect();
+        let label_for = |way| label.filter(|_| *labelling == way).map(str::to_owned);
+        // Not quoted, as it would be for mount(8): here a comma separates nothing.
+        parameters.extend(label_for(Labelling::Context).map(|label| ("context".to_owned(), Some(label))));
+        Ok(Self { kind, attributes, parameters, root_label: label_for(Labelling::Root) })
+    }
+
+    /// A context with all parameters, which the kernel has understood. It belongs to the namespaces in which this is
+    /// called, and shows their processes, interfaces or cgroups.
+    pub fn configure(&self) -> Result<OwnedFd> {
+        let context = fsopen(self.kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&context, "source", self.kind).map_err(|error| explain(&context, error))?;
+        for (key, value) in &self.parameters {
+            match value {
+                Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
+                None => fsconfig_set_flag(&context, key.as_str()),
+            }
+            .map_err(|error| explain(&context, error))?;
+        }
+        Ok(context)
+    }
+
+    /// Makes it: a mount that is attached nowhere yet, and has no attributes yet.
+    pub fn make(&self) -> Result<OwnedFd> {
+        let context = self.configure()?;
+        fsconfig_create(&context).map_err(|error| explain(&context, error))?;
+        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        if let Some(label) = &self.root_label {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            openat(&mount, ".", flags, Mode::empty())
+                .and_then(|root| fsetxattr(root, "security.selinux", label.as_bytes(), XattrFlags::empty()))
+                .with_context(|| format!("cannot label it {label}"))?;
+        }
+        Ok(mount)
+    }
+}
+
+/// What the kernel says of a failure: a line such as `e tmpfs: Unknown parameter 'x'`, or else the number.
+fn explain(context: &OwnedFd, error: Errno) -> Error {
+    let mut line = [0; 256];
+    let length = rustix::io::read(context, &mut line).unwrap_or_default();
+    match line.get(2..length) {
+        Some(text) => anyhow!("{}", String::from_utf8_lossy(text).trim_end()),
+        None => error.into(),
+    }
+}

@@ -1,0 +1,419 @@
+//! What the document asks to be mounted: understood, or refused, before anything is touched.
+
+use super::file_system::FileSystem;
+use super::mountinfo;
+use anyhow::{Context, Result, bail, ensure};
+use nix::libc::{
+    MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_RELATIME, MOUNT_ATTR_STRICTATIME,
+};
+use sbx::{Document, sys};
+use serde::Deserialize;
+use std::fmt;
+use std::os::fd::AsFd;
+use std::path::{Component, Path, PathBuf};
+
+/// Options that are attributes of a mount, what they set and what they clear. With an `r` before it an option holds
+/// for all mounts of a tree.
+const ATTRIBUTES: [(&str, u64, u64); 15] = [
+    ("ro", MOUNT_ATTR_RDONLY, 0),
+    ("rw", 0, MOUNT_ATTR_RDONLY),
+    ("nosuid", MOUNT_ATTR_NOSUID, 0),
+    ("suid", 0, MOUNT_ATTR_NOSUID),
+    ("nodev", MOUNT_ATTR_NODEV, 0),
+    ("dev", 0, MOUNT_ATTR_NODEV),
+    ("noexec", MOUNT_ATTR_NOEXEC, 0),
+    ("exec", 0, MOUNT_ATTR_NOEXEC),
+    ("nosymfollow", MOUNT_ATTR_NOSYMFOLLOW, 0),
+    ("symfollow", 0, MOUNT_ATTR_NOSYMFOLLOW),
+    ("nodiratime", MOUNT_ATTR_NODIRATIME, 0),
+    ("diratime", 0, MOUNT_ATTR_NODIRATIME),
+    ("relatime", MOUNT_ATTR_RELATIME, MOUNT_ATTR__ATIME),
+    ("noatime", MOUNT_ATTR_NOATIME, MOUNT_ATTR__ATIME),
+    ("strictatime", MOUNT_ATTR_STRICTATIME, MOUNT_ATTR__ATIME),
+];
+
+/// Options that ask for what holds anyway: every mount is private.
+const NEUTRAL: [&str; 3] = ["defaults", "private", "rprivate"];
+
+/// The device nodes of a container: harmless ones that the host has.
+const NODES: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+/// The links that programs expect in `/dev`.
+const LINKS: [(&str, &str); 5] = [
+    ("/dev/ptmx", "pts/ptmx"),
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+];
+
+/// What matters of the host.
+#[derive(Debug, Default)]
+pub struct Host {
+    /// Whether SELinux is on.
+    selinux: bool,
+    /// Whether there are cgroup v1 hierarchies, and systemd's among them.
+    v1: bool,
+    systemd: bool,
+    /// Whether there is the cgroup v2 hierarchy.
+    unified: bool,
+}
+
+impl Host {
+    /// The host that has these mounts.
+    pub fn new(mounts: &[mountinfo::Mount], selinux: bool) -> Self {
+        let has = |kind: &str| mounts.iter().any(|mount| mount.kind == kind);
+        let systemd = mounts.iter().any(|mount| mount.kind == "cgroup" && mount.has_parameter("name=systemd"));
+        Self { selinux, v1: has("cgroup"), systemd, unified: has("cgroup2") }
+    }
+}
+
+/// Everything that is to be mounted.
+#[derive(Debug)]
+pub struct Plan {
+    pub root: Bind,
+    pub read_only_root: bool,
+    pub mounts: Vec<Mount>,
+    /// Symbolic links in a `/dev` of the container's own: the path and what it points to.
+    pub links: Vec<(&'static str, &'static str)>,
+    pub read_only: Vec<PathBuf>,
+    pub masked: Vec<PathBuf>,
+    /// What masks a directory.
+    pub empty: FileSystem,
+}
+
+/// One mount.
+#[derive(Debug)]
+pub struct Mount {
+    pub destination: PathBuf,
+    pub source: Source,
+}
+
+/// Where a mount comes from.
+#[derive(Debug)]
+pub enum Source {
+    Bind(Bind),
+    FileSystem(FileSystem),
+}
+
+/// A part of the host's file system.
+#[derive(Debug)]
+pub struct Bind {
+    pub path: PathBuf,
+    /// With what is mounted below it.
+    pub recursive: bool,
+    /// The character device that it must be.
+    pub device: Option<(u32, u32)>,
+    pub attributes: Attributes,
+}
+
+/// Attributes of a mount, and of all mounts of its tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attributes {
+    top: Change,
+    tree: Change,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Change {
+    set: u64,
+    clear: u64,
+}
+
+/// How far a mount must be read-only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadOnly {
+    No,
+    /// The mount itself.
+    Top,
+    /// It and what is mounted below it.
+    Tree,
+}
+
+impl fmt::Display for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Source::Bind(source) => write!(f, "{}", source.path.display())?,
+            Source::FileSystem(file_system) => f.write_str(file_system.kind)?,
+        }
+        write!(f, " on {}", self.destination.display())
+    }
+}
+
+impl Attributes {
+    /// The attributes that an option names, if it names any, in the place of what an earlier one said of them.
+    fn take(&mut self, option: &str) -> bool {
+        let find = |name: &str| ATTRIBUTES.iter().find(|(known, _, _)| *known == name);
+        let (change, found) = match find(option) {
+            Some(found) => (&mut self.top, found),
+            None => match option.strip_prefix('r').and_then(find) {
+                Some(found) => (&mut self.tree, found),
+                None => return false,
+            },
+        };
+        let (_, set, clear) = found;
+        change.set = change.set & !clear | set;
+        change.clear |= clear;
+        true
+    }
+
+    fn of(options: &[&str]) -> Self {
+        Self::default().with(options)
+    }
+
+    fn with(mut self, options: &[&str]) -> Self {
+        for option in options {
+            self.take(option);
+        }
+        self
+    }
+
+    /// Sets them on a tree of mounts. What is said of the whole tree holds.
+    pub fn apply(&self, tree: impl AsFd) -> Result<()> {
+        let failed = "cannot set its attributes";
+        sys::mount_setattr(&tree, false, self.top.set, self.top.clear, 0).context(failed)?;
+        sys::mount_setattr(&tree, true, self.tree.set, self.tree.clear, 0).context(failed)
+    }
+
+    /// Sets them on one mount, whatever has been mounted below it since.
+    pub fn apply_to_top(&self, mount: impl AsFd) -> Result<()> {
+        for change in [&self.top, &self.tree] {
+            sys::mount_setattr(&mount, false, change.set, change.clear, 0).context("cannot set its attributes")?;
+        }
+        Ok(())
+    }
+
+    pub fn read_only(&self) -> ReadOnly {
+        if self.tree.set & MOUNT_ATTR_RDONLY != 0 {
+            ReadOnly::Tree
+        } else if self.top.set & MOUNT_ATTR_RDONLY != 0 {
+            ReadOnly::Top
+        } else {
+            ReadOnly::No
+        }
+    }
+}
+
+impl Bind {
+    /// A device node. Read-only: the device can be written to all the same, but its owner and mode, which are the
+    /// host's, cannot be changed.
+    fn node(path: &str, major: u32, minor: u32) -> Self {
+        let attributes = Attributes::of(&["ro", "nosuid", "noexec", "dev"]);
+        Self { path: path.into(), recursive: false, device: Some((major, minor)), attributes }
+    }
+
+    /// The null device.
+    pub fn null() -> Self {
+        let (path, major, minor) = NODES[0];
+        Self::node(path, major, minor)
+    }
+}
+
+/// A mount as the OCI runtime specification has it.
+#[derive(Debug, Deserialize)]
+struct Entry {
+    destination: PathBuf,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    source: Option<PathBuf>,
+    #[serde(default)]
+    options: Vec<String>,
+}
+
+impl Plan {
+    /// Reads and checks the document.
+    pub fn of(doc: &Document, host: &Host) -> Result<Self> {
+        let paths = |field: &str| -> Result<Vec<PathBuf>> {
+            let paths: Vec<PathBuf> = doc.read(field)?.unwrap_or_default();
+            paths.iter().try_for_each(|path| check(path)).with_context(|| field.to_owned())?;
+            Ok(paths)
+        };
+        let label: Option<String> = doc.read("linux.mountLabel")?;
+        let label = label.as_deref().filter(|_| host.selinux);
+        let root: PathBuf = doc.require("root.path")?;
+        ensure!(root.is_absolute(), "root.path: {} is not absolute", root.display());
+        let mut plan = Self {
+            root: Bind { path: root, recursive: true, device: None, attributes: Attributes::of(&["rnodev"]) },
+            read_only_root: doc.read("root.readonly")?.unwrap_or(false),
+            mounts: Vec::new(),
+            links: Vec::new(),
+            read_only: paths("linux.readonlyPaths")?,
+            masked: paths("linux.maskedPaths")?,
+            empty: FileSystem::new("tmpfs", &["mode=755", "nr_inodes=1"], Attributes::of(&["ro"]), label)?,
+        };
+        let entries: Vec<Entry> = doc.read("mounts")?.unwrap_or_default();
+        for entry in entries {
+            let destination = entry.destination.display().to_string();
+            plan.take(entry, host, label).with_context(|| format!("mounts: {destination}"))?;
+        }
+        Ok(plan)
+    }
+
+    fn take(
+        &mut self,
+        Entry { destination, kind, source, options }: Entry,
+        host: &Host,
+        label: Option<&str>,
+    ) -> Result<()> {
+        check(&destination)?;
+        let mut attributes = Attributes::default();
+        let (mut bind, mut recursive) = (kind.as_deref() == Some("bind"), false);
+        let mut parameters: Vec<&str> = Vec::new();
+        for option in &options {
+            match option.as_str() {
+                "bind" => bind = true,
+                "rbind" => (bind, recursive) = (true, true),
+                option if NEUTRAL.contains(&option) || attributes.take(option) => {}
+                option => parameters.push(option),
+            }
+        }
+        let kind = kind.as_deref().unwrap_or_default();
+        if let (true, Some(option)) = (bind || kind == "cgroup", parameters.first()) {
+            bail!("option {option:?} is not supported");
+        }
+        if bind {
+            let path = source.context("source is missing")?;
+            ensure!(path.is_absolute(), "source {} is not absolute", path.display());
+            self.push(destination, Source::Bind(Bind { path, recursive, device: None, attributes }));
+        } else if kind == "cgroup" {
+            self.cgroup(destination, attributes, host, label)?;
+        } else {
+            let device_nodes = kind == "tmpfs" && destination == Path::new("/dev");
+            self.push(destination, Source::FileSystem(FileSystem::new(kind, &parameters, attributes, label)?));
+            if device_nodes {
+                for (path, major, minor) in NODES {
+                    self.push(path.into(), Source::Bind(Bind::node(path, major, minor)));
+                }
+                self.links.extend(LINKS);
+            }
+        }
+        Ok(())
+    }
+
+    /// The cgroup file systems of a container: on a host with v1 hierarchies a directory with what systemd needs to
+    /// run, its own named hierarchy and the v2 one. The controllers are not its business.
+    fn cgroup(&mut self, at: PathBuf, attributes: Attributes, host: &Host, label: Option<&str>) -> Result<()> {
+        if !host.v1 {
+            ensure!(host.unified, "the host has no cgroup file system");
+            let unified = FileSystem::new("cgroup2", &[], attributes, label)?;
+            self.push(at, Source::FileSystem(unified));
+            return Ok(());
+        }
+        let directory = FileSystem::new("tmpfs", &["mode=755"], attributes.clone().with(&["ro"]), label)?;
+        self.push(at.clone(), Source::FileSystem(directory));
+        if host.systemd {
+            let systemd = FileSystem::new("cgroup", &["none", "name=systemd"], attributes.clone(), label)?;
+            self.push(at.join("systemd"), Source::FileSystem(systemd));
+        }
+        if host.unified {
+            let unified = FileSystem::new("cgroup2", &[], attributes, label)?;
+            self.push(at.join("unified"), Source::FileSystem(unified));
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, destination: PathBuf, source: Source) {
+        self.mounts.push(Mount { destination, source });
+    }
+}
+
+/// A path inside: absolute, below the root, and without a way back up.
+fn check(path: &Path) -> Result<()> {
+    let up = path.components().any(|component| component == Component::ParentDir);
+    ensure!(path.is_absolute() && path.parent().is_some() && !up, "{} is not a path below the root", path.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: Host = Host { selinux: false, v1: true, systemd: true, unified: true };
+
+    fn plan(text: &str, host: &Host) -> Result<Plan> {
+        Plan::of(&Document::parse(text.as_bytes()).expect("document"), host)
+    }
+
+    fn mounts(mount: &str, host: &Host) -> Result<Vec<Mount>> {
+        plan(&format!(r#"{{"root":{{"path":"/r"}},"mounts":[{mount}]}}"#), host).map(|plan| plan.mounts)
+    }
+
+    #[test]
+    fn options_are_attributes_of_a_mount_or_of_its_tree_and_the_last_word_holds() {
+        let attributes = Attributes::of(&["ro", "rnodev", "noatime", "relatime", "exec", "noexec", "suid"]);
+        let top = Change {
+            set: MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOEXEC,
+            clear: MOUNT_ATTR__ATIME | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSUID,
+        };
+        assert_eq!(attributes, Attributes { top, tree: Change { set: MOUNT_ATTR_NODEV, clear: 0 } });
+        assert_eq!(attributes.read_only(), ReadOnly::Top);
+        assert_eq!(Attributes::of(&["ro", "rro"]).read_only(), ReadOnly::Tree);
+        assert_eq!(Attributes::of(&["ro", "rw"]).read_only(), ReadOnly::No);
+        for foreign in ["", "r", "rr", "rslave", "size=1", "RO", "rrro"] {
+            assert!(!Attributes::default().take(foreign), "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_and_named() {
+        for (mount, reason) in [
+            (
+                r#"{"destination":"/x","type":"bind","source":"/s","options":["rslave"]}"#,
+                r#"mounts: /x: option "rslave""#,
+            ),
+            (r#"{"destination":"/x","type":"bind","source":"s"}"#, "source s is not absolute"),
+            (r#"{"destination":"/x","options":["rbind"]}"#, "source is missing"),
+            (r#"{"destination":"/x","type":"overlay"}"#, r#"type "overlay" is not supported"#),
+            (r#"{"destination":"/x"}"#, r#"type "" is not supported"#),
+            (r#"{"destination":"/x","type":"cgroup","options":["cpu"]}"#, r#"option "cpu""#),
+            (r#"{"destination":"x","type":"tmpfs"}"#, "x is not a path below the root"),
+            (r#"{"destination":"/","type":"tmpfs"}"#, "/ is not a path below the root"),
+            (r#"{"destination":"/a/../..","type":"tmpfs"}"#, "is not a path below the root"),
+        ] {
+            let error = format!("{:#}", mounts(mount, &HYBRID).expect_err(mount));
+            assert!(error.contains(reason), "{error}");
+        }
+        assert!(plan(r#"{"root":{"path":"r"}}"#, &HYBRID).is_err());
+        assert!(plan(r#"{"root":{"path":"/r"},"linux":{"maskedPaths":["/a/../b"]}}"#, &HYBRID).is_err());
+    }
+
+    #[test]
+    fn a_container_sees_of_the_cgroups_what_the_host_has_and_no_controllers() {
+        let shown = |host| -> Vec<String> {
+            let mounts = mounts(r#"{"destination":"/c","type":"cgroup","options":["nosuid"]}"#, &host);
+            mounts.expect("mounts").iter().map(Mount::to_string).collect()
+        };
+        assert_eq!(shown(HYBRID), ["tmpfs on /c", "cgroup on /c/systemd", "cgroup2 on /c/unified"]);
+        assert_eq!(shown(Host { systemd: false, unified: false, ..HYBRID }), ["tmpfs on /c"]);
+        assert_eq!(shown(Host { v1: false, ..HYBRID }), ["cgroup2 on /c"]);
+        assert!(mounts(r#"{"destination":"/c","type":"cgroup"}"#, &Host::default()).is_err());
+    }
+
+    #[test]
+    fn a_dev_of_the_container_s_own_has_the_six_nodes_right_after_it() {
+        let text = r#"{"destination":"/dev/","type":"tmpfs"},{"destination":"/dev/shm","type":"tmpfs"}"#;
+        let mounts = mounts(text, &HYBRID).expect("mounts");
+        assert_eq!(mounts.len(), 8);
+        assert!(mounts[1..7].iter().all(|mount| matches!(&mount.source, Source::Bind(Bind { device: Some(_), .. }))));
+    }
+
+    #[test]
+    fn a_label_is_for_the_file_systems_that_take_one_where_selinux_is_on() {
+        let text = r#"{"root":{"path":"/r"},"linux":{"mountLabel":"u:r:t:s0:c1,c2"},"mounts":[
+            {"destination":"/proc","type":"proc"},{"destination":"/run","type":"tmpfs"}]}"#;
+        let labels = |host| -> Vec<bool> {
+            let plan = plan(text, &host).expect("plan");
+            plan.mounts.iter().map(|mount| format!("{:?}", mount.source).contains("c1,c2")).collect()
+        };
+        assert_eq!(labels(Host { selinux: true, ..HYBRID }), [false, true]);
+        assert_eq!(labels(HYBRID), [false, false]);
+    }
+}
