@@ -1,1 +1,646 @@
-//! copy
+//! The copy engine: copies parts of one directory tree to the same place in another, so that nobody can tell them
+//! apart: kind, content and holes, owner, mode, ACLs and other extended attributes, times, hard links.
+
+use crate::tree::{Id, Node, components, link};
+use anyhow::{Context, Result, bail};
+use rustix::buffer::spare_capacity;
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Statx, StatxTimestamp, Timespec, Timestamps, Uid, XattrFlags,
+    chmod, chownat, copy_file_range, ftruncate, getxattr, ioctl_ficlone, linkat, listxattr, listxattr_query, makedev,
+    mkdirat, mknodat, openat, readlinkat, seek, setxattr, symlinkat, utimensat,
+};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::ffi::{CStr, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// The most that the list of an inode's attributes takes, and the most that one value takes (xattr(7)).
+const XATTR_MAX: usize = 64 << 10;
+
+/// What a file is read and written by where the kernel cannot copy it itself.
+const BLOCK: usize = 128 << 10;
+
+/// What the judge is shown of an entry.
+#[derive(Debug)]
+pub enum Entry<'a> {
+    Directory,
+    File(&'a File),
+    Link(&'a Path),
+    Other,
+}
+
+/// What the judge says of it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is copied; a directory with what is below it.
+    Copy,
+    /// It is left out; a directory with what is below it.
+    Leave,
+    /// The file is copied with another content.
+    Change(Vec<u8>),
+}
+
+/// How much of a directory is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// The directory itself.
+    Node,
+    /// The directory and what is below it.
+    Whole,
+}
+
+/// Copies from one root directory to another.
+pub struct Copier<J> {
+    source: OwnedFd,
+    target: OwnedFd,
+    judge: J,
+    /// Where the first one of each file with several names went.
+    links: HashMap<Id, PathBuf>,
+    /// The path at which the copy is, from either root.
+    path: PathBuf,
+    /// What was passed over, and why.
+    pub notes: Vec<String>,
+}
+
+/// One directory on the way down: what it was when it was entered, and what of it is still to be copied.
+struct Level {
+    stat: Statx,
+    source: Id,
+    target: Id,
+    rest: Vec<OsString>,
+}
+
+impl Level {
+    fn of(source: &Node, target: &Node) -> io::Result<Self> {
+        Ok(Self { stat: source.stat, source: source.id(), target: target.id(), rest: source.list()? })
+    }
+}
+
+impl<J: FnMut(&Path, &Entry) -> Result<Verdict>> Copier<J> {
+    pub fn new(source: OwnedFd, target: OwnedFd, judge: J) -> Self {
+        Self { source, target, judge, links: HashMap::new(), path: PathBuf::new(), notes: Vec::new() }
+    }
+
+    /// Copies `path`, and those of the directories above it that the target does not have yet. Where the source has
+    /// nothing there is nothing to copy.
+    pub fn copy(&mut self, path: &Path, extent: Extent) -> Result<()> {
+        self.path = PathBuf::from("/");
+        self.copy_from_root(path, extent).with_context(|| format!("cannot copy {}", self.path.display()))
+    }
+
+    fn copy_from_root(&mut self, path: &Path, extent: Extent) -> Result<()> {
+        let mut source = Node::of(self.source.try_clone()?)?;
+        let mut target = Node::of(self.target.try_clone()?)?;
+        let mut names = components(path).peekable();
+        while let Some(name) = names.next() {
+            let Some(node) = Node::at(&source, name)? else { return Ok(()) };
+            self.path.push(name);
+            if names.peek().is_none() && (extent == Extent::Whole || node.kind() != FileType::Directory) {
+                let mount = node.stat.stx_mnt_id;
+                return match self.entry(node, &target, name, mount)? {
+                    Some((source, target)) => self.below(source, target),
+                    None => Ok(()),
+                };
+            }
+            source = node.enter()?;
+            let (made, is_new) = directory(&target, name)?;
+            if is_new {
+                dress(&source, &made)?;
+            }
+            target = made;
+        }
+        Ok(())
+    }
+
+    /// Copies what is below a directory, and dresses it last: whatever is made in it changes its times.
+    fn below(&mut self, mut source: Node, mut target: Node) -> Result<()> {
+        let mount = source.stat.stx_mnt_id;
+        let mut levels = vec![Level::of(&source, &target)?];
+        while let Some(level) = levels.last_mut() {
+            if let Some(name) = level.rest.pop() {
+                self.path.push(&name);
+                // What is gone by now was deleted while we were on our way.
+                let inner = match Node::at(&source, &name)? {
+                    Some(node) => self.entry(node, &target, &name, mount)?,
+                    None => None,
+                };
+                match inner {
+                    Some(inner) => {
+                        (source, target) = inner;
+                        levels.push(Level::of(&source, &target)?);
+                    }
+                    None => _ = self.path.pop(),
+                }
+            } else {
+                source.stat = level.stat;
+                dress(&source, &target)?;
+                levels.pop();
+                let Some(above) = levels.last() else { break };
+                source = source.leave(above.source)?;
+                target = target.leave(above.target)?;
+                self.path.pop();
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies one entry, for which the judge is asked. Of a directory that is to be walked, both sides are returned.
+    fn entry(&mut self, node: Node, target: &Node, name: &OsStr, mount: u64) -> Result<Option<(Node, Node)>> {
+        let kind = node.kind();
+        match kind {
+            FileType::Directory => {
+                if self.leaves(&Entry::Directory)? {
+                    return Ok(None);
+                }
+                let (made, _) = directory(target, name)?;
+                if node.stat.stx_mnt_id == mount {
+                    return Ok(Some((node.enter()?, made)));
+                }
+                dress(&node, &made)?;
+                self.notes.push(format!("{} is empty in the clone: it is a mount point", self.path.display()));
+            }
+            FileType::RegularFile => {
+                let file = node.open()?;
+                match (self.judge)(&self.path, &Entry::File(&file))? {
+                    Verdict::Leave => {}
+                    Verdict::Change(content) => {
+                        let made = create(target, name)?;
+                        (&made).write_all(&content)?;
+                        dress(&node, &made)?;
+                    }
+                    Verdict::Copy => self.once(&node, target, name, || {
+                        let made = create(target, name)?;
+                        content(&file, &made, node.stat.stx_size)?;
+                        Ok(made)
+                    })?,
+                }
+            }
+            FileType::Symlink => {
+                let text = readlinkat(&node, "", Vec::new())?;
+                let path = Path::new(OsStr::from_bytes(text.to_bytes()));
+                if !self.leaves(&Entry::Link(path))? {
+                    self.once(&node, target, name, || {
+                        symlinkat(&text, target, name)?;
+                        made(target, name)
+                    })?;
+                }
+            }
+            FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice => {
+                if !self.leaves(&Entry::Other)? {
+                    self.once(&node, target, name, || {
+                        let device = makedev(node.stat.stx_rdev_major, node.stat.stx_rdev_minor);
+                        mknodat(target, name, kind, Mode::RUSR | Mode::WUSR, device)?;
+                        made(target, name)
+                    })?;
+                }
+            }
+            // Nobody listens on the copy of a socket.
+            FileType::Socket => self.notes.push(format!("{} is not in the clone: it is a socket", self.path.display())),
+            FileType::Unknown => bail!("it is of an unknown kind"),
+        }
+        Ok(None)
+    }
+
+    fn leaves(&mut self, entry: &Entry) -> Result<bool> {
+        Ok((self.judge)(&self.path, entry)? == Verdict::Leave)
+    }
+
+    /// Makes and dresses what is no directory, or makes one more link to it if it was copied under another name.
+    fn once<T: AsFd>(
+        &mut self,
+        node: &Node,
+        target: &Node,
+        name: &OsStr,
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<()> {
+        if node.stat.stx_nlink > 1 {
+            if let Some(first) = self.links.get(&node.id()) {
+                return self.link(first, target, name);
+            }
+            self.links.insert(node.id(), self.path.clone());
+        }
+        dress(node, make()?)
+    }
+
+    /// Makes a hard link to what was copied to `first`.
+    fn link(&self, first: &Path, target: &Node, name: &OsStr) -> Result<()> {
+        let mut parent = Node::of(self.target.try_clone()?)?;
+        let mut names = components(first).peekable();
+        while let Some(old) = names.next() {
+            if names.peek().is_none() {
+                linkat(&parent, old, target, name, AtFlags::empty())?;
+            } else {
+                parent = Node::at(&parent, old)?.with_context(|| format!("{} is gone", first.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a directory that only we may use until it is dressed, or takes the one that is there.
+fn directory(parent: &Node, name: &OsStr) -> Result<(Node, bool)> {
+    let is_new = match mkdirat(parent, name, Mode::RWXU) {
+        Err(Errno::EXIST) => false,
+        made => made.map(|()| true)?,
+    };
+    let node = Node::at(parent, name)?.context("it is gone")?;
+    Ok((node.enter()?, is_new))
+}
+
+/// Makes a file that only we may use until it is dressed.
+pub fn create(parent: impl AsFd, name: &OsStr) -> Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    Ok(openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+/// A descriptor of what was just made.
+fn made(parent: &Node, name: &OsStr) -> Result<Node> {
+    Node::at(parent, name)?.context("it is gone")
+}
+
+/// Copies what a file holds, and leaves its holes: by sharing the blocks where the file system can, else in the
+/// kernel, else by reading and writing.
+fn content(from: &File, to: &File, size: u64) -> io::Result<()> {
+    if ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    let mut offset = 0;
+    while offset < size {
+        let (start, end) = match seek(from, SeekFrom::Data(offset)) {
+            // A hole up to the end.
+            Err(Errno::NXIO) => break,
+            // A file system that knows no holes.
+            Err(_) => (offset, size),
+            Ok(start) => (start, seek(from, SeekFrom::Hole(start))?.min(size)),
+        };
+        range(from, to, start, end)?;
+        offset = end;
+    }
+    Ok(ftruncate(to, size)?)
+}
+
+fn range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
+    let (mut read, mut written) = (start, start);
+    while read < end {
+        let rest = (end - read) as usize;
+        match copy_file_range(from, Some(&mut read), to, Some(&mut written), rest) {
+            Err(Errno::INTR) => {}
+            // The end; or not between these two file systems, in which case the error of what follows counts. Some
+            // file systems report an end that is none.
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    let mut block = Vec::new();
+    while read < end {
+        block.resize(BLOCK.min((end - read) as usize), 0);
+        let count = from.read_at(&mut block, read)?;
+        if count == 0 {
+            break;
+        }
+        to.write_all_at(&block[..count], read)?;
+        read += count as u64;
+    }
+    Ok(())
+}
+
+/// Gives the copy what else its original has. The order counts: a new owner takes the setuid bit and the file's
+/// capabilities away, and every change but that of the times sets the times.
+fn dress(source: &Node, target: impl AsFd) -> Result<()> {
+    let Statx { stx_uid, stx_gid, stx_mode, stx_atime, stx_mtime, .. } = source.stat;
+    let (uid, gid) = (Uid::from_raw(stx_uid), Gid::from_raw(stx_gid));
+    let path = link(&target);
+    chownat(&target, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+    if source.kind() != FileType::Symlink {
+        chmod(&path, Mode::from_raw_mode(stx_mode.into()))?;
+    }
+    attributes(&link(source), &path)?;
+    let time = |time: StatxTimestamp| Timespec { tv_sec: time.tv_sec, tv_nsec: time.tv_nsec.into() };
+    let times = Timestamps { last_access: time(stx_atime), last_modification: time(stx_mtime) };
+    Ok(utimensat(&target, "", &times, AtFlags::EMPTY_PATH)?)
+}
+
+/// Copies the extended attributes, ACLs and file capabilities among them.
+fn attributes(source: &str, target: &str) -> Result<()> {
+    let mut names = Vec::with_capacity(match listxattr_query(source) {
+        Ok(0) | Err(Errno::NOTSUP) => return Ok(()),
+        Ok(_) => XATTR_MAX,
+        Err(error) => return Err(error.into()),
+    });
+    listxattr(source, spare_capacity(&mut names))?;
+    for name in names.split_inclusive(|b| *b == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok()) {
+        if !is_kept(name.to_bytes()) {
+            continue;
+        }
+        let mut value = Vec::with_capacity(XATTR_MAX);
+        getxattr(source, name, spare_capacity(&mut value))
+            .and_then(|_| setxattr(target, name, &value, XattrFlags::empty()))
+            .with_context(|| format!("attribute {}", name.to_string_lossy()))?;
+    }
+    Ok(())
+}
+
+/// Of the attributes those that mean the same on the copy. The SELinux label is the container's own, EVM's
+/// signature is of the inode, and what else begins with `system.` or a file system's name is the file system's.
+fn is_kept(name: &[u8]) -> bool {
+    let kept: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system.posix_acl_"];
+    kept.iter().any(|prefix| name.starts_with(prefix)) && !matches!(name, b"security.selinux" | b"security.evm")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+    use proptest::prelude::*;
+    use rustix::fs::{lgetxattr, llistxattr, lsetxattr};
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+    use std::os::unix::net::UnixListener;
+
+    /// Two directories, the second one empty, and a file beside them that nothing may touch.
+    struct Case(Scratch);
+
+    impl Case {
+        fn new(test: &str) -> Self {
+            let scratch = Scratch::new(test);
+            for name in ["from", "to"] {
+                fs::create_dir(scratch.path().join(name)).expect("directory");
+            }
+            fs::write(scratch.path().join("canary"), "canary").expect("canary");
+            Self(scratch)
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn open(&self, name: &str) -> OwnedFd {
+            File::open(self.path(name)).expect(name).into()
+        }
+
+        /// Copies all of `from`, as the judge says; returns the notes.
+        fn copy(&self, judge: impl FnMut(&Path, &Entry) -> Result<Verdict>) -> Vec<String> {
+            let mut copier = Copier::new(self.open("from"), self.open("to"), judge);
+            for entry in fs::read_dir(self.path("from")).expect("from") {
+                let name = entry.expect("entry").file_name();
+                copier.copy(&Path::new("/").join(name), Extent::Whole).expect("copy");
+            }
+            copier.notes
+        }
+    }
+
+    fn all(_: &Path, _: &Entry) -> Result<Verdict> {
+        Ok(Verdict::Copy)
+    }
+
+    /// What can be seen of one inode, with the first of its names.
+    #[derive(Debug, PartialEq)]
+    struct Seen {
+        mode: u32,
+        owner: (u32, u32),
+        device: u64,
+        size: u64,
+        modified: (i64, i64),
+        content: Vec<u8>,
+        attributes: BTreeMap<Vec<u8>, Vec<u8>>,
+        first: PathBuf,
+    }
+
+    fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
+        let (mut seen, mut firsts) = (BTreeMap::new(), BTreeMap::new());
+        let mut rest = vec![PathBuf::new()];
+        while let Some(path) = rest.pop() {
+            let place = root.join(&path);
+            let metadata = fs::symlink_metadata(&place).expect("metadata");
+            let mut content = Vec::new();
+            if metadata.is_dir() {
+                let mut inner: Vec<_> =
+                    fs::read_dir(&place).expect("list").map(|e| path.join(e.expect("entry").file_name())).collect();
+                inner.sort_by(|a, b| b.cmp(a));
+                rest.extend(inner);
+            } else if metadata.is_symlink() {
+                content = fs::read_link(&place).expect("link").into_os_string().into_encoded_bytes();
+            } else if metadata.is_file() {
+                content = fs::read(&place).expect("content");
+            }
+            if path == Path::new("") {
+                continue;
+            }
+            let first = firsts.entry(metadata.ino()).or_insert_with(|| path.clone()).clone();
+            let is_directory = metadata.is_dir();
+            seen.insert(
+                path,
+                Seen {
+                    mode: metadata.mode(),
+                    owner: (metadata.uid(), metadata.gid()),
+                    device: metadata.rdev(),
+                    // Of a directory it is the file system's affair.
+                    size: if is_directory { 0 } else { metadata.size() },
+                    modified: (metadata.mtime(), metadata.mtime_nsec()),
+                    content,
+                    attributes: attributes_of(&place),
+                    first,
+                },
+            );
+        }
+        seen
+    }
+
+    fn attributes_of(place: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let mut names = Vec::with_capacity(XATTR_MAX);
+        llistxattr(place, spare_capacity(&mut names)).expect("list of attributes");
+        let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        names
+            .map(|name| {
+                let mut value = Vec::with_capacity(XATTR_MAX);
+                lgetxattr(place, name, spare_capacity(&mut value)).expect("attribute");
+                (name.to_owned(), value)
+            })
+            .collect()
+    }
+
+    fn set_time(place: &Path, seconds: i64) {
+        let time = Timespec { tv_sec: seconds, tv_nsec: 123_456_789 };
+        let times = Timestamps { last_access: time, last_modification: time };
+        utimensat(rustix::fs::CWD, place, &times, AtFlags::SYMLINK_NOFOLLOW).expect("times");
+    }
+
+    /// A capability set as setcap(8) writes it: version 2, effective, cap_net_bind_service.
+    const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+    /// ACL entries in the kernel's form: owner rwx, user 33 r--, group r--, mask r--, others none.
+    fn acl() -> Vec<u8> {
+        let entry =
+            |tag: u16, mode: u16, id: u32| [&tag.to_le_bytes()[..], &mode.to_le_bytes(), &id.to_le_bytes()].concat();
+        let entries = [(1, 7, u32::MAX), (2, 4, 33), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)];
+        let entries = entries.map(|(tag, mode, id)| entry(tag, mode, id));
+        [2_u32.to_le_bytes().to_vec(), entries.concat()].concat()
+    }
+
+    /// One step of making a random tree: what, in which directory, under which name, and a number for the rest.
+    type Step = (u8, usize, Vec<u8>, u32);
+
+    fn step() -> impl Strategy<Value = Step> {
+        let name = prop::collection::vec(any::<u8>(), 1..20);
+        let name =
+            name.prop_filter("a name", |name| !name.contains(&0) && !name.contains(&b'/') && !b"..".starts_with(name));
+        (0_u8..8, any::<usize>(), name, any::<u32>())
+    }
+
+    fn make(root: &Path, steps: &[Step]) {
+        let (mut directories, mut files) = (vec![root.to_owned()], Vec::new());
+        for (kind, parent, name, number) in steps {
+            let place = directories[parent % directories.len()].join(OsStr::from_bytes(name));
+            if fs::symlink_metadata(&place).is_ok() {
+                continue;
+            }
+            let node = |kind, device| mknodat(rustix::fs::CWD, &place, kind, Mode::RUSR, device).expect("node");
+            match kind {
+                0 => {
+                    fs::create_dir(&place).expect("directory");
+                    directories.push(place.clone());
+                }
+                1 => symlink(OsStr::from_bytes(name), &place).expect("link"),
+                2 => node(FileType::Fifo, 0),
+                3 => node(FileType::CharacterDevice, makedev(1, number % 256)),
+                4 if !files.is_empty() => {
+                    fs::hard_link(&files[parent % files.len()], &place).expect("hard link");
+                    continue;
+                }
+                _ => {
+                    fs::write(&place, name.repeat(*number as usize % 500)).expect("file");
+                    files.push(place.clone());
+                }
+            }
+            lchown(&place, Some(number % 70_000), Some(number % 60_000)).expect("chown");
+            if *kind != 1 {
+                fs::set_permissions(&place, fs::Permissions::from_mode(number & 0o7777)).expect("chmod");
+            }
+            lsetxattr(&place, "trusted.sbx", name, XattrFlags::empty()).expect("attribute");
+            set_time(&place, i64::from(*number));
+        }
+        // What was made in a directory later changed its times.
+        for (place, number) in directories.iter().skip(1).zip(1..) {
+            set_time(place, number);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn nobody_can_tell_the_copy_of_any_tree_from_the_original(steps in prop::collection::vec(step(), 0..40)) {
+            let case = Case::new("any");
+            make(&case.path("from"), &steps);
+            prop_assert_eq!(case.copy(all), Vec::<String>::new());
+            prop_assert_eq!(look(&case.path("to")), look(&case.path("from")));
+            prop_assert_eq!(fs::read(case.path("canary")).expect("canary"), b"canary");
+        }
+    }
+
+    #[test]
+    fn setuid_capabilities_acls_times_and_holes_are_kept() {
+        let case = Case::new("kept");
+        let from = case.path("from");
+        fs::create_dir(from.join("d")).expect("directory");
+        for name in ["d/setuid", "d/capable", "d/shared"] {
+            fs::write(from.join(name), name).expect("file");
+            lchown(from.join(name), Some(33), Some(34)).expect("chown");
+        }
+        fs::set_permissions(from.join("d/setuid"), fs::Permissions::from_mode(0o6755)).expect("chmod");
+        let set = |name: &str, attribute: &str, value: &[u8]| {
+            lsetxattr(from.join(name), attribute, value, XattrFlags::empty()).expect(attribute);
+        };
+        set("d/capable", "security.capability", &CAPABILITY);
+        set("d/shared", "system.posix_acl_access", &acl());
+        set("d", "system.posix_acl_default", &acl());
+        let sparse = File::create(from.join("d/sparse")).expect("file");
+        sparse.write_all_at(b"middle", 8 << 20).expect("write");
+        sparse.set_len(16 << 20).expect("length");
+        for name in ["d/setuid", "d/sparse", "d"] {
+            set_time(&from.join(name), 1_000_000_000);
+        }
+        case.copy(all);
+        let to = case.path("to");
+        let metadata = |name: &str| fs::metadata(to.join(name)).expect(name);
+        assert!(metadata("d/sparse").blocks() * 512 < 1 << 20);
+        for name in ["d/setuid", "d"] {
+            assert_eq!((metadata(name).atime(), metadata(name).atime_nsec()), (1_000_000_000, 123_456_789), "{name}");
+        }
+        assert_eq!(look(&to), look(&from));
+    }
+
+    #[test]
+    fn a_socket_is_passed_over_with_a_word_and_a_verdict_is_obeyed() {
+        let case = Case::new("verdict");
+        let from = case.path("from");
+        fs::create_dir_all(from.join("d/secret/deep")).expect("directory");
+        fs::write(from.join("d/shadow"), "hash").expect("file");
+        fs::set_permissions(from.join("d/shadow"), fs::Permissions::from_mode(0o640)).expect("chmod");
+        let _socket = UnixListener::bind(from.join("d/socket")).expect("socket");
+        symlink("secret", from.join("d/link")).expect("link");
+        let notes = case.copy(|path, entry| {
+            Ok(match entry {
+                Entry::Directory if path.ends_with("secret") => Verdict::Leave,
+                Entry::File(_) => Verdict::Change(b"!".to_vec()),
+                Entry::Link(target) if *target == Path::new("secret") => Verdict::Leave,
+                _ => Verdict::Copy,
+            })
+        });
+        assert_eq!(notes, ["/d/socket is not in the clone: it is a socket"]);
+        let seen = look(&case.path("to"));
+        assert_eq!(seen.keys().map(PathBuf::as_path).collect::<Vec<_>>(), [Path::new("d"), Path::new("d/shadow")]);
+        assert_eq!(seen[Path::new("d/shadow")].content, b"!");
+        assert_eq!(seen[Path::new("d/shadow")].mode & 0o7777, 0o640);
+    }
+
+    #[test]
+    fn a_node_comes_with_the_directories_above_it_and_nothing_else() {
+        let case = Case::new("node");
+        fs::create_dir_all(case.path("from/a/b/c")).expect("directory");
+        fs::write(case.path("from/a/b/c/file"), "").expect("file");
+        fs::set_permissions(case.path("from/a"), fs::Permissions::from_mode(0o2751)).expect("chmod");
+        symlink("/", case.path("from/out")).expect("link");
+        let mut copier = Copier::new(case.open("from"), case.open("to"), all);
+        copier.copy("/a/b/c".as_ref(), Extent::Node).expect("copy");
+        copier.copy("/a/none/x".as_ref(), Extent::Whole).expect("nothing there");
+        assert!(copier.copy("/out/etc/passwd".as_ref(), Extent::Whole).is_err());
+        let seen = look(&case.path("to"));
+        assert_eq!(seen.keys().collect::<Vec<_>>(), ["a", "a/b", "a/b/c"].map(Path::new));
+        assert_eq!(seen[Path::new("a")].mode & 0o7777, 0o2751);
+    }
+
+    #[test]
+    fn a_tree_deeper_than_any_path_is_copied_and_removed() {
+        const DEPTH: usize = 1_500;
+        let case = Case::new("deep");
+        let name = "n".repeat(255);
+        let descend = |root: &str| {
+            let mut node = Node::of(case.open(root)).expect("root");
+            for _ in 0..DEPTH {
+                node = Node::at(&node, name.as_ref()).expect("look").expect("there");
+            }
+            node
+        };
+        let mut here = Node::of(case.open("from")).expect("root");
+        for _ in 0..DEPTH {
+            here = directory(&here, name.as_ref()).expect("directory").0;
+        }
+        create(&here, "a".as_ref()).expect("file");
+        linkat(&here, "a", &here, "b", AtFlags::empty()).expect("link");
+        case.copy(all);
+        let bottom = descend("to");
+        let id = |name: &str| Node::at(&bottom, name.as_ref()).expect("look").expect("there").id();
+        assert_eq!(id("a"), id("b"));
+        for root in ["from", "to"] {
+            let errors = crate::tree::remove(case.open("."), root.as_ref(), Path::new(root));
+            assert!(errors.is_empty(), "{errors:?}");
+            assert!(!case.path(root).exists());
+        }
+    }
+}

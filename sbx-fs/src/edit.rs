@@ -1,9 +1,277 @@
 //! What the document says of the file system.
 
-use anyhow::{Result, bail};
-use sbx::Document;
-use std::path::Path;
+use anyhow::{Context, Result, bail};
+use sbx::{Document, store};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
-pub fn layout(_doc: &mut Document, _host: &Path) -> Result<()> {
-    bail!("layout is not there yet")
+/// The size of a tmpfs in KiB: what it gets, and what it must have at the least. All have one: a tmpfs without grows
+/// up to half of the host's memory, and is charged to the container, whose PID 1 then dies by the memory limit.
+struct Size {
+    most: u64,
+    least: u64,
+}
+
+/// One mount of every container, in the order of mounting.
+struct Mount {
+    destination: &'static str,
+    kind: &'static str,
+    options: &'static [&'static str],
+    size: Option<Size>,
+}
+
+const MOUNTS: [Mount; 10] = [
+    mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+    // Not noexec, which would forbid to map /dev/zero executable; not nodev, since it holds the device nodes.
+    tmpfs("/dev", &["nosuid", "strictatime", "mode=755"], 64, 64),
+    mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+    tmpfs("/dev/shm", &["nosuid", "noexec", "nodev", "mode=1777"], 64 << 10, 1 << 10),
+    mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+    mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+    mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime"]),
+    tmpfs("/run", &["nosuid", "nodev", "mode=755"], 64 << 10, 1 << 10),
+    tmpfs("/run/lock", &["nosuid", "noexec", "nodev", "mode=1777"], 5 << 10, 1 << 10),
+    tmpfs("/tmp", &["nosuid", "nodev", "mode=1777"], 256 << 10, 1 << 10),
+];
+
+const fn mount(destination: &'static str, kind: &'static str, options: &'static [&'static str]) -> Mount {
+    Mount { destination, kind, options, size: None }
+}
+
+const fn tmpfs(destination: &'static str, options: &'static [&'static str], most: u64, least: u64) -> Mount {
+    Mount { destination, kind: "tmpfs", options, size: Some(Size { most, least }) }
+}
+
+/// How a tree of the host is shared. Private, because a mount that propagated in later would be writable.
+const SHARED: [&str; 5] = ["rbind", "rro", "ro", "nodev", "rprivate"];
+
+/// The names beside /usr that programs and libraries are found under: links into /usr, or trees of their own on a
+/// host whose /usr is not merged.
+const PROGRAMS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+
+/// What the container must not read: the host's devices, memory, keys and timing (CVE-2018-10892, CVE-2023-23583's
+/// kind). The union of what Docker, Podman and systemd-nspawn mask.
+const MASKED: [&str; 14] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
+];
+
+/// What root inside could otherwise change for the whole host (CVE-2015-3630). The union likewise.
+const READ_ONLY: [&str; 6] = ["/proc/apm", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// One of the names beside /usr as a host has it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// A link, which the private tree gets too.
+    Link { name: &'static str, target: PathBuf },
+    /// A real directory, which is shared like /usr.
+    Tree { name: &'static str },
+}
+
+/// Which of the names beside /usr there are below `host`, the host's root directory.
+pub fn programs(host: &Path) -> Result<Vec<Programs>> {
+    let mut found = Vec::new();
+    for name in PROGRAMS {
+        let path = host.join(name);
+        match fs::read_link(&path) {
+            Ok(target) => found.push(Programs::Link { name, target }),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // Not a link.
+            Err(error) if error.kind() == ErrorKind::InvalidInput && path.is_dir() => {
+                found.push(Programs::Tree { name });
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+    Ok(found)
+}
+
+/// Fills in root, mounts, and the masked and read-only paths. Mounts of other destinations stay, after ours.
+pub fn layout(doc: &mut Document, host: &Path) -> Result<()> {
+    let tree = store::tree(&doc.name()?);
+    let tree = tree.to_str().with_context(|| format!("{} is not UTF-8", tree.display()))?;
+    let mut mounts = file_systems(doc)?;
+    let split = programs(host)?.into_iter().filter_map(|found| match found {
+        Programs::Tree { name } => Some(format!("/{name}")),
+        Programs::Link { .. } => None,
+    });
+    for path in ["/usr".to_owned()].into_iter().chain(split) {
+        mounts.push(json!({ "destination": path, "type": "bind", "source": path, "options": SHARED }));
+    }
+    let foreign = doc.read::<Vec<Value>>("mounts")?.unwrap_or_default();
+    let ours: Vec<PathBuf> = mounts.iter().filter_map(destination).collect();
+    mounts.extend(foreign.into_iter().filter(|mount| destination(mount).is_none_or(|path| !ours.contains(&path))));
+
+    let masked: Vec<String> = MASKED.into_iter().map(str::to_owned).chain(thermal_throttles(host)).collect();
+    doc.set("root.path", tree)?;
+    doc.set("mounts", mounts)?;
+    doc.set("linux.maskedPaths", masked)?;
+    doc.set("linux.readonlyPaths", json!(READ_ONLY))
+}
+
+fn destination(mount: &Value) -> Option<PathBuf> {
+    // Paths compare by component: a slash at the end does not make another destination.
+    mount.get("destination")?.as_str().map(PathBuf::from)
+}
+
+/// The table as the document has it. systemd as PID 1 needs a writable cgroup file system, a command must not.
+fn file_systems(doc: &Document) -> Result<Vec<Value>> {
+    let is_unit = doc.read::<Vec<String>>("sbx.unit.names")?.is_some_and(|names| !names.is_empty());
+    let sizes: Vec<&Size> = MOUNTS.iter().filter_map(|mount| mount.size.as_ref()).collect();
+    let mut sizes = fit(&sizes, doc.read("linux.resources.memory.limit")?)?.into_iter();
+    let mounts = MOUNTS.iter().map(|mount| {
+        let mut options: Vec<String> = mount.options.iter().map(|option| (*option).to_owned()).collect();
+        if mount.kind == "cgroup" {
+            options.push(if is_unit { "rw" } else { "ro" }.into());
+        }
+        if let Some(size) = mount.size.as_ref().and_then(|_| sizes.next()) {
+            options.push(format!("size={size}k"));
+        }
+        json!({ "destination": mount.destination, "type": mount.kind, "source": mount.kind, "options": options })
+    });
+    Ok(mounts.collect())
+}
+
+/// The sizes in KiB, together below half of the memory limit in bytes: what lies in a tmpfs is charged to the
+/// container. What is left above the least sizes is shared out evenly. A negative limit means none, as in OCI.
+fn fit(sizes: &[&Size], limit: Option<i64>) -> Result<Vec<u64>> {
+    let most: u64 = sizes.iter().map(|size| size.most).sum();
+    let least: u64 = sizes.iter().map(|size| size.least).sum();
+    let half = limit.and_then(|limit| u64::try_from(limit).ok()).map_or(u64::MAX, |limit| limit / 2 / 1024);
+    if half < least {
+        bail!(
+            "linux.resources.memory.limit {} is too small: the tmpfs mounts need {} and may have half of it",
+            limit.unwrap_or_default(),
+            least * 1024
+        );
+    }
+    let (spare, wanted) = (half.min(most) - least, most - least);
+    Ok(sizes.iter().map(|size| size.least + (size.most - size.least) * spare / wanted).collect())
+}
+
+/// How often each processor was throttled tells what other containers do; OCI's masks know no wildcard.
+fn thermal_throttles(host: &Path) -> Vec<String> {
+    const CPUS: &str = "sys/devices/system/cpu";
+    // A kernel without the directory has nothing to mask.
+    let cpus = fs::read_dir(host.join(CPUS)).into_iter().flatten().flatten();
+    let mut found: Vec<String> = cpus
+        .filter(|cpu| cpu.path().join("thermal_throttle").is_dir())
+        .filter_map(|cpu| Some(format!("/{CPUS}/{}/thermal_throttle", cpu.file_name().to_str()?)))
+        .collect();
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+    use std::os::unix::fs::symlink;
+
+    fn document(text: &str) -> Document {
+        Document::parse(text.as_bytes()).expect("document")
+    }
+
+    fn mounts(doc: &Document) -> Vec<(String, String, Vec<String>)> {
+        let text = |mount: &Value, key: &str| mount[key].as_str().expect(key).to_owned();
+        let options = |mount: &Value| serde_json::from_value(mount["options"].clone()).expect("options");
+        let mounts: Vec<Value> = doc.require("mounts").expect("mounts");
+        mounts.iter().map(|mount| (text(mount, "destination"), text(mount, "type"), options(mount))).collect()
+    }
+
+    fn shared(doc: &Document) -> Vec<String> {
+        mounts(doc).into_iter().filter_map(|(path, kind, _)| (kind == "bind").then_some(path)).collect()
+    }
+
+    #[test]
+    fn a_merged_host_shares_usr_and_a_split_one_each_real_directory_too() {
+        let merged = Scratch::new("merged");
+        for (name, target) in [("bin", "usr/bin"), ("lib", "/usr/lib"), ("lib32", "usr/lib32")] {
+            symlink(target, merged.path().join(name)).expect("link");
+        }
+        let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
+        layout(&mut doc, merged.path()).expect("layout");
+        assert_eq!(shared(&doc), ["/usr"]);
+
+        let split = Scratch::new("split");
+        for name in ["usr", "bin", "sbin", "lib", "lib64", "libx32"] {
+            fs::create_dir(split.path().join(name)).expect("directory");
+        }
+        symlink("lib64", split.path().join("lib32")).expect("link");
+        let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
+        layout(&mut doc, split.path()).expect("layout");
+        assert_eq!(shared(&doc), ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/libx32"]);
+        let found = programs(split.path()).expect("programs");
+        assert!(found.contains(&Programs::Link { name: "lib32", target: "lib64".into() }));
+    }
+
+    #[test]
+    fn foreign_mounts_stay_and_a_second_layout_changes_nothing() {
+        let host = Scratch::new("foreign");
+        let text = r#"{"sbx":{"name":"x"},"root":{"readonly":false},"mounts":[
+            {"destination":"/srv/www","type":"bind","source":"/srv/www","x":1},{"destination":"/tmp/","type":"tmpfs"}]}"#;
+        let mut doc = document(text);
+        layout(&mut doc, host.path()).expect("layout");
+        let all: Vec<Value> = doc.require("mounts").expect("mounts");
+        assert_eq!(all.len(), MOUNTS.len() + 2);
+        assert_eq!(all.last().map(|mount| mount["x"].clone()), Some(json!(1)));
+        assert_eq!(doc.get("root.readonly"), Some(&json!(false)));
+        let mut again = doc.clone();
+        layout(&mut again, host.path()).expect("layout");
+        assert_eq!(again, doc);
+    }
+
+    #[test]
+    fn the_cgroup_file_system_is_writable_for_a_unit_only() {
+        let host = Scratch::new("cgroup");
+        for (names, expected) in [(r#"["a.service"]"#, "rw"), ("[]", "ro"), ("null", "ro")] {
+            let mut doc = document(&format!(r#"{{"sbx":{{"name":"x","unit":{{"names":{names}}}}}}}"#));
+            layout(&mut doc, host.path()).expect("layout");
+            let cgroup = mounts(&doc).into_iter().find(|(_, kind, _)| kind == "cgroup").expect("cgroup");
+            assert_eq!(cgroup.2.last().map(String::as_str), Some(expected));
+        }
+    }
+
+    #[test]
+    fn the_tmpfs_mounts_stay_below_half_of_the_memory_limit() {
+        let sizes: Vec<&Size> = MOUNTS.iter().filter_map(|mount| mount.size.as_ref()).collect();
+        let full: Vec<u64> = sizes.iter().map(|size| size.most).collect();
+        for limit in [None, Some(-1), Some(1 << 30), Some(i64::MAX)] {
+            assert_eq!(fit(&sizes, limit).expect("fit"), full);
+        }
+        for mib in [9_i64, 10, 64, 128, 512, 777] {
+            let fitted = fit(&sizes, Some(mib << 20)).expect("fit");
+            assert!(fitted.iter().sum::<u64>() * 1024 * 2 <= (mib << 20) as u64, "{mib} MiB: {fitted:?}");
+            assert!(fitted.iter().zip(&sizes).all(|(got, size)| (size.least..=size.most).contains(got)));
+        }
+        let error = fit(&sizes, Some(4 << 20)).expect_err("too small").to_string();
+        assert!(error.contains("memory.limit 4194304") && error.contains("4259840"), "{error}");
+    }
+
+    #[test]
+    fn every_throttle_count_of_the_host_is_masked() {
+        let host = Scratch::new("cpu");
+        for cpu in ["cpu0/thermal_throttle", "cpu1/thermal_throttle", "cpufreq"] {
+            fs::create_dir_all(host.path().join("sys/devices/system/cpu").join(cpu)).expect("directory");
+        }
+        let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
+        layout(&mut doc, host.path()).expect("layout");
+        let masked: Vec<String> = doc.require("linux.maskedPaths").expect("masked");
+        assert_eq!(masked.len(), MASKED.len() + 2);
+        assert!(masked.contains(&"/sys/devices/system/cpu/cpu1/thermal_throttle".to_owned()));
+    }
 }

@@ -5,7 +5,10 @@ mod copy;
 mod edit;
 mod mount;
 mod packages;
+#[cfg(test)]
+mod scratch;
 mod secrets;
+mod tree;
 
 use anyhow::Result;
 use lexopt::Parser;
@@ -59,5 +62,5 @@ fn clone(options: &mut Parser) -> Result<()> {
             _ => filter.take(arg, options)?,
         }
     }
-    filter.run(|doc, act| apply::clone(doc, &wish, act))
+    filter.run(|doc, act| apply::clone(doc, wish, "/".as_ref(), act))
 }

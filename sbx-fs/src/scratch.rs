@@ -1,0 +1,25 @@
+//! A directory for one test, which goes with it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("sbx-fs-{test}-{}", std::process::id()));
+        fs::create_dir(&path).expect("scratch directory");
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A test that fails may leave what cannot be removed: its own message counts.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
