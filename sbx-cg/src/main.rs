@@ -1,1 +1,64 @@
-fn main() {}
+//! sbx-cg: control groups of containers: their limits, and where their processes are counted.
+
+mod apply;
+mod edit;
+mod hierarchy;
+mod limit;
+mod quantity;
+
+use anyhow::Result;
+use lexopt::Parser;
+use sbx::tool::{self, Filter, Tool};
+use std::process::ExitCode;
+
+const HELP: &str = "\
+sbx-cg: control groups of containers: their limits, and where their processes are counted
+
+usage: sbx-cg limit [--name NAME] [OPTION...]       document in, document out
+       sbx-cg create [--name NAME] [--dry-run]      document in, document out
+       sbx-cg show NAME
+       sbx-cg remove NAME
+
+limit   fills in linux.cgroupsPath, and linux.resources as the options say
+create  makes the cgroups with the limits of linux.resources, reads each back, and fills in
+        sbx.state.cgroups; a limit that cannot be enforced is an error
+show    prints the cgroups of NAME and what is used of each limit, as JSON
+remove  ends what is left in the cgroups of NAME, and removes them
+
+  --name NAME      start a document instead of reading one
+  --memory SIZE    bytes, or with K, M, G: 512M
+  --cpus NUMBER    processor time: 0.5 is half of one processor
+  --pids NUMBER    processes and threads
+  --io-weight N    share of the disks' time: 10 to 1000; others have 100
+  --dry-run        check, print the document, and touch nothing
+  --help, --version
+";
+
+fn main() -> ExitCode {
+    tool::main(&Tool { name: "sbx-cg", help: HELP, run })
+}
+
+fn run(verb: &str, options: &mut Parser) -> Result<()> {
+    match verb {
+        "limit" => limit(options),
+        "create" => Filter::apply().only(options)?.run(apply::create),
+        "show" => tool::print(&apply::show(&tool::only_name(options)?)?),
+        "remove" => apply::remove(&tool::only_name(options)?),
+        _ => Err(tool::no_verb(verb)),
+    }
+}
+
+fn limit(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::edit();
+    let mut wish = edit::Wish::default();
+    while let Some(arg) = tool::next(options)? {
+        match arg.long() {
+            "memory" => wish.memory = Some(tool::value(options)?),
+            "cpus" => wish.cpus = Some(tool::value(options)?),
+            "pids" => wish.pids = Some(tool::value(options)?),
+            "io-weight" => wish.io_weight = Some(tool::value(options)?),
+            _ => filter.take(arg, options)?,
+        }
+    }
+    filter.run(|doc, _| edit::limit(doc, &wish))
+}

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{AtFlags, OFlag};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::unistd::{execveat, pipe2, sethostname};
+use nix::unistd::{chdir, execveat, pipe2, sethostname};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use sbx::cgroup::{Cgroups, Entry};
 use sbx::process::{Live, Recorded};
@@ -96,6 +96,8 @@ impl Start {
         // From here on no mount goes out to the host, and none of the host's comes in.
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
             .context("cannot make the mounts private")?;
+        // The caller's directory would stay in reach, outside of whatever root the container is given.
+        chdir("/").context("cannot leave the working directory")?;
         if let Some(hostname) = &self.plan.hostname {
             sethostname(hostname).with_context(|| format!("cannot set the host name {hostname}"))?;
         }
