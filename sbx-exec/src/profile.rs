@@ -29,7 +29,7 @@ const RLIMITS: [(&str, u64, u64); 1] = [("RLIMIT_CORE", 0, 0)];
 /// see, does not exist inside: ENOSYS, on which programs fall back to an older call.
 const ALLOWED: &str = "
     accept accept4 access adjtimex alarm arch_prctl bind brk cachestat capget capset chdir chmod chown chroot
-    clock_adjtime clock_getres clock_gettime clock_nanosleep clone close close_range connect copy_file_range creat
+    clock_adjtime clock_getres clock_gettime clock_nanosleep close close_range connect copy_file_range creat
     dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait
     epoll_wait_old eventfd eventfd2 execve execveat exit exit_group faccessat faccessat2 fadvise64 fallocate
     fanotify_mark fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fork
@@ -69,6 +69,10 @@ const REFUSED: &str = "
     settimeofday swapoff swapon sysfs syslog umount2 unshare uselib userfaultfd ustat vhangup
 ";
 
+/// The arguments of personality(2) that are let through: Linux, with the 32-bit and the UNAME26 view, and the question
+/// which it is. Others switch off what protects memory.
+const PERSONALITIES: [u64; 5] = [0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
+
 /// The flags of clone(2) that make namespaces, each refused.
 const NAMESPACE_FLAGS: [u64; 7] =
     [0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
@@ -101,18 +105,20 @@ pub fn fill(doc: &mut Document) -> Result<()> {
 /// The filter in the format of the OCI runtime specification.
 fn seccomp() -> Value {
     let names = |text: &'static str| text.split_ascii_whitespace().collect::<Vec<_>>();
+    let allow = |names: &[&str]| json!({ "names": names, "action": "SCMP_ACT_ALLOW" });
     let refuse = |names: &[&str]| json!({ "names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": nix::libc::EPERM });
-    // The mask is the first value, what must be left of the argument the second.
-    let refuse_if = |name: &str, index: u32, mask: u64, rest: u64| {
-        let mut rule = refuse(&[name]);
-        rule["args"] = json!([{ "index": index, "value": mask, "valueTwo": rest, "op": "SCMP_CMP_MASKED_EQ" }]);
+    // The rule holds where the argument, masked, is the value.
+    let only_if = |mut rule: Value, index: u32, mask: u64, value: u64| {
+        rule["args"] = json!([{ "index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ" }]);
         rule
     };
     let low = u64::from(u32::MAX);
-    let mut rules = vec![json!({ "names": names(ALLOWED), "action": "SCMP_ACT_ALLOW" }), refuse(&names(REFUSED))];
-    rules.extend(NAMESPACE_FLAGS.map(|flag| refuse_if("clone", 0, flag, flag)));
-    rules.extend(TERMINAL_IOCTLS.map(|request| refuse_if("ioctl", 1, low, request)));
-    rules.extend(REFUSED_FAMILIES.map(|family| refuse_if("socket", 0, low, family)));
+    let mut rules = vec![allow(&names(ALLOWED)), refuse(&names(REFUSED))];
+    rules.extend(PERSONALITIES.map(|persona| only_if(allow(&["personality"]), 0, low, persona)));
+    rules.push(only_if(allow(&["clone"]), 0, NAMESPACE_FLAGS.iter().sum(), 0));
+    rules.extend(NAMESPACE_FLAGS.map(|flag| only_if(refuse(&["clone"]), 0, flag, flag)));
+    rules.extend(TERMINAL_IOCTLS.map(|request| only_if(refuse(&["ioctl"]), 1, low, request)));
+    rules.extend(REFUSED_FAMILIES.map(|family| only_if(refuse(&["socket"]), 0, low, family)));
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": nix::libc::ENOSYS,

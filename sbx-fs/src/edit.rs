@@ -45,7 +45,7 @@ const fn tmpfs(destination: &'static str, options: &'static [&'static str], most
 }
 
 /// How a tree of the host is shared. Private, because a mount that propagated in later would be writable.
-const SHARED: [&str; 5] = ["rbind", "rro", "ro", "nodev", "rprivate"];
+const SHARED: [&str; 5] = ["rbind", "rro", "ro", "rnodev", "rprivate"];
 
 /// The names beside /usr that programs and libraries are found under: links into /usr, or trees of their own on a
 /// host whose /usr is not merged.

@@ -152,7 +152,7 @@ impl Secrets {
 
 /// The reason for which the table leaves out `path`, or a directory above it.
 fn withheld_by_path(path: &Path) -> Option<&'static str> {
-    path.ancestors().find_map(|path| {
+    path.ancestors().take(1).find_map(|path| {
         let name = path.file_name().unwrap_or_default().as_bytes();
         let is_meant = |pattern: &str| {
             matches(pattern.as_bytes(), if pattern.contains('/') { path.as_os_str().as_bytes() } else { name })
