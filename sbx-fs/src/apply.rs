@@ -87,8 +87,9 @@ struct Plan {
     paths: Vec<String>,
 }
 
-/// Makes the private tree from what is below `host`, the host's root directory, and fills in sbx.clone.
-pub fn clone(doc: &mut Document, wish: Wish, host: &Path, act: bool) -> Result<()> {
+/// Makes the private tree from what is below `host`, the host's root directory, and fills in sbx.clone. Returns what
+/// there is to say of it.
+pub fn clone(doc: &mut Document, wish: Wish, host: &Path, act: bool) -> Result<Vec<String>> {
     let name = doc.name()?;
     let units: Vec<String> = doc.read("sbx.unit.names")?.unwrap_or_default();
     let copy = wish.copy || doc.read("sbx.clone.copy")?.unwrap_or_default();
@@ -112,13 +113,12 @@ pub fn clone(doc: &mut Document, wish: Wish, host: &Path, act: bool) -> Result<(
         units,
         copy,
     };
-    if act {
-        plan.carry_out(host)?;
-    }
+    let notes = if act { plan.carry_out(host)? } else { Vec::new() };
     doc.set("sbx.clone.copy", copy)?;
     doc.set("sbx.clone.packages", json!(packages))?;
     doc.set("sbx.clone.paths", paths)?;
-    doc.set("sbx.clone.secrets", json!(secrets))
+    doc.set("sbx.clone.secrets", json!(secrets))?;
+    Ok(notes)
 }
 
 /// All lists as one, in order and each thing once.
@@ -148,12 +148,13 @@ fn vacant(doc: &Document, name: &Name) -> Result<PathBuf> {
 }
 
 impl Plan {
-    fn carry_out(mut self, host: &Path) -> Result<()> {
+    fn carry_out(mut self, host: &Path) -> Result<Vec<String>> {
         let target = self.make_place().with_context(|| format!("cannot make {}", self.tree.display()))?;
         let source = open(host, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .with_context(|| format!("cannot open {}", host.display()))?;
         self.skeleton(&target, host)?;
 
+        // The store is never copied into itself, wherever it is.
         let stores = [store::config_dir(), store::state_dir(), store::container(&self.name)];
         let stores = stores.map(|place| place.canonicalize().unwrap_or(place));
         let (units, secrets) = (&self.units, &mut self.secrets);
@@ -168,20 +169,24 @@ impl Plan {
         for path in &self.paths {
             copier.copy(path.as_ref(), if self.copy { Extent::Whole } else { Extent::Node })?;
         }
-        let notes = copier.notes;
+        let mut notes = copier.notes;
 
         let (machine_id, hostname) = (machine_id()?, &self.hostname);
         let hosts = format!("127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-        for (path, content) in [
-            ("etc/machine-id", machine_id),
-            ("etc/hostname", format!("{hostname}\n")),
-            ("etc/hosts", hosts),
-            ("etc/fstab", String::new()),
+        for (path, mode, content) in [
+            ("etc/machine-id", 0o444, machine_id),
+            ("etc/hostname", 0o644, format!("{hostname}\n")),
+            ("etc/hosts", 0o644, hosts),
+            ("etc/fstab", 0o644, String::new()),
         ] {
-            write(&target, path, &content).with_context(|| format!("cannot write {path} of {}", self.name))?;
+            write(&target, path, mode, &content).with_context(|| format!("cannot write {path} of {}", self.name))?;
         }
-        self.say(&notes);
-        Ok(())
+        let mut withheld = self.secrets.withheld;
+        if !withheld.is_empty() {
+            withheld.sort();
+            notes.push(format!("left out, unless --secret PATH lets it in: {}", withheld.join(", ")));
+        }
+        Ok(notes)
     }
 
     /// Makes the tree's directory. What is above it only root may pass: setuid programs in the tree are the
@@ -222,17 +227,6 @@ impl Plan {
             }
         }
         Ok(())
-    }
-
-    /// Tells what the tree does not have, once it is complete.
-    fn say(&self, notes: &[String]) {
-        for note in notes {
-            tool::say("sbx-fs", note);
-        }
-        let withheld = &self.secrets.withheld;
-        if !withheld.is_empty() {
-            tool::say("sbx-fs", &format!("left out, unless --secret PATH lets it in: {}", withheld.join(", ")));
-        }
     }
 }
 
@@ -277,15 +271,15 @@ fn machine_id() -> Result<String> {
     Ok(text + "\n")
 }
 
-/// Makes one new file of the tree, readable by all.
-fn write(tree: &OwnedFd, path: &str, content: &str) -> Result<()> {
+/// Makes one new file of the tree.
+fn write(tree: &OwnedFd, path: &str, mode: u32, content: &str) -> Result<()> {
     let path = Path::new(path);
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { bail!("bad path {}", path.display()) };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let mut file = create(openat2(tree, parent, flags, Mode::empty(), beneath)?, name)?;
     file.write_all(content.as_bytes())?;
-    Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644))?)
+    Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?)
 }
 
 /// Removes all that `name` has in the store. Nothing there is a success.

@@ -51,8 +51,7 @@ const SHARED: [&str; 5] = ["rbind", "rro", "ro", "rnodev", "rprivate"];
 /// host whose /usr is not merged.
 const PROGRAMS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
-/// What the container must not read: the host's devices, memory, keys and timing (CVE-2018-10892, CVE-2023-23583's
-/// kind). The union of what Docker, Podman and systemd-nspawn mask.
+/// What the container must not read: the host's hardware, memory, keys and power (CVE-2018-10892, CVE-2020-8694). The union of what Docker, Podman and systemd-nspawn mask.
 const MASKED: [&str; 14] = [
     "/proc/acpi",
     "/proc/asound",

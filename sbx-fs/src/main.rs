@@ -62,5 +62,13 @@ fn clone(options: &mut Parser) -> Result<()> {
             _ => filter.take(arg, options)?,
         }
     }
-    filter.run(|doc, act| apply::clone(doc, wish, "/".as_ref(), act))
+    let mut notes = Vec::new();
+    filter.run(|doc, act| {
+        notes = apply::clone(doc, wish, "/".as_ref(), act)?;
+        Ok(())
+    })?;
+    for note in notes {
+        tool::say("sbx-fs", &note);
+    }
+    Ok(())
 }

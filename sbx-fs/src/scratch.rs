@@ -3,6 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Whether owners, devices and `trusted.` attributes can be had here. A test that needs them says that it is skipped.
+pub fn is_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        assert!(std::env::var_os("SBX_MUST_WORK").is_none(), "needs root");
+        eprintln!("skipped: needs root");
+    }
+    is_root
+}
+
 pub struct Scratch(PathBuf);
 
 impl Scratch {

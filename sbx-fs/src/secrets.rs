@@ -130,7 +130,9 @@ impl Secrets {
         if self.let_in.iter().any(|secret| path.starts_with(secret) || secret.starts_with(path)) {
             return Ok(Verdict::Copy);
         }
-        if let Some(reason) = withheld_by_path(path) {
+        // A walk enters what is left out only on the way to what is let in.
+        let above = if self.let_in.is_empty() { 1 } else { usize::MAX };
+        if let Some(reason) = path.ancestors().take(above).find_map(reason) {
             return Ok(self.withhold(path, reason));
         }
         match entry {
@@ -150,15 +152,14 @@ impl Secrets {
     }
 }
 
-/// The reason for which the table leaves out `path`, or a directory above it.
-fn withheld_by_path(path: &Path) -> Option<&'static str> {
-    path.ancestors().take(1).find_map(|path| {
-        let name = path.file_name().unwrap_or_default().as_bytes();
-        let is_meant = |pattern: &str| {
-            matches(pattern.as_bytes(), if pattern.contains('/') { path.as_os_str().as_bytes() } else { name })
-        };
-        SECRETS.iter().find_map(|(pattern, reason)| is_meant(pattern).then_some(*reason))
-    })
+/// The reason for which the table leaves out `path` itself.
+fn reason(path: &Path) -> Option<&'static str> {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let is_meant = |pattern: &str| {
+        let text = if pattern.contains('/') { path.as_os_str().as_bytes() } else { name };
+        matches(pattern.as_bytes(), text)
+    };
+    SECRETS.iter().find_map(|(pattern, reason)| is_meant(pattern).then_some(*reason))
 }
 
 /// Whether a pattern is for a text; `*` stands for any bytes but a slash.
@@ -221,7 +222,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn leaves_out(path: &str) -> bool {
-        withheld_by_path(Path::new(path)).is_some()
+        Path::new(path).ancestors().any(|path| reason(path).is_some())
     }
 
     #[test]
