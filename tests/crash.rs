@@ -116,13 +116,9 @@ fn starts_and_deletes_of_one_name_at_once_end_in_one_of_both() {
 }
 
 /// Kills what `command` gives, at moments all over its duration, and asserts that a delete then leaves nothing.
-fn kill_and_delete(host: &Host, name: &str, count: usize, prepare: &str, command: &[&str]) {
+fn kill_and_delete(host: &Host, name: &str, count: usize, prepare: Option<&str>, command: &[&str]) {
     let before = host.snapshot();
-    let prepare = || {
-        if !prepare.is_empty() {
-            drop(host.service(prepare).ok())
-        }
-    };
+    let prepare = || drop(prepare.map(|line| host.service(line).ok()));
     prepare();
     let begin = Instant::now();
     host.run(command, "").ok();
@@ -146,7 +142,7 @@ fn a_killed_create_is_found_by_delete() {
     let host = Host::new();
     let name = host.name("x");
     let create = ["virt-sandbox-service", "create", &name, "--", "/bin/sleep", "1000"];
-    kill_and_delete(&host, &name, kills(2), "", &create);
+    kill_and_delete(&host, &name, kills(2), None, &create);
     // And what one killed create left does not hinder the next.
     kill_after(host.command(create), Duration::from_millis(60));
     let again = host.run(create, "");
@@ -160,7 +156,7 @@ fn a_killed_create_is_found_by_delete() {
 fn a_killed_start_of_a_command_is_found_by_delete() {
     let host = Host::new();
     let name = host.name("x");
-    kill_and_delete(&host, &name, kills(2), &format!("create {name} -- /bin/sleep 1000"), &["sbx-start", &name]);
+    kill_and_delete(&host, &name, kills(2), Some(&format!("create {name} -- /bin/sleep 1000")), &["sbx-start", &name]);
 }
 
 #[test]
@@ -168,7 +164,7 @@ fn a_killed_start_of_a_unit_is_found_by_delete() {
     let host = Host::new();
     host.unit("idle.service", "[Service]\nExecStart=/bin/sleep infinity\n");
     let name = host.name("x");
-    kill_and_delete(&host, &name, kills(10), &format!("create -u idle.service {name}"), &["sbx-start", &name]);
+    kill_and_delete(&host, &name, kills(10), Some(&format!("create -u idle.service {name}")), &["sbx-start", &name]);
 }
 
 #[test]

@@ -52,14 +52,16 @@ fn a_name_that_is_taken_is_refused_and_its_container_untouched() {
 fn a_bad_name_is_wrong_usage_in_every_verb() {
     let host = Host::new();
     let long = "x".repeat(65);
-    for name in ["..", "a/b", ".a", "a%n", "a\nb", "a b", "", long.as_str()] {
+    for name in ["..", "a/b", ".a", "a%n", "a\nb", "a b", long.as_str()] {
         for verb in ["start", "stop", "delete", "connect"] {
-            refused(&host, 2, "virt-sandbox-service", &["name"], || host.run(["virt-sandbox-service", verb, name], ""));
+            refused(&host, 2, "virt-sandbox-service", &["bad container name"], || {
+                host.run(["virt-sandbox-service", verb, name], "")
+            });
         }
-        refused(&host, 2, "virt-sandbox-service", &["name"], || {
+        refused(&host, 2, "virt-sandbox-service", &["bad container name"], || {
             host.run(["virt-sandbox-service", "create", name, "--", "/bin/true"], "")
         });
-        refused(&host, 2, "virt-sandbox-service", &["name"], || {
+        refused(&host, 2, "virt-sandbox-service", &["bad container name"], || {
             host.run(["virt-sandbox-service", "execute", name, "--", "/bin/true"], "")
         });
     }
@@ -82,7 +84,7 @@ fn wrong_usage_exits_2_and_help_0() {
         "start".into(),
         format!("start {name} {name}"),
         format!("execute {name}"),
-        format!("reload {name}"),
+        "reload".into(),
         "list everything".into(),
     ];
     for line in wrong {

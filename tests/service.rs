@@ -99,7 +99,9 @@ fn root_in_a_container_has_the_profile_and_no_more() {
         assert_eq!(both(&status), (0, expected.join("\n")), "{process}");
     }
     assert_eq!(both("id"), (0, "uid=0(root) gid=0(root) groups=0(root)".into()));
-    assert_eq!(both("mount -t tmpfs x /mnt").1, "mount: /mnt: permission denied.");
+    // mount(8) calls EPERM so; what it says is more than a line.
+    let (code, text) = both("mount -t tmpfs x /mnt");
+    assert_eq!((code, text.lines().next()), (32, Some("mount: /mnt: permission denied.")));
     assert_eq!(both("mknod /tmp/n b 8 0"), (1, "mknod: /tmp/n: Operation not permitted".into()));
     assert_eq!(both("unshare -m true"), (1, "unshare: unshare failed: Operation not permitted".into()));
     assert_eq!(both("unshare -U true"), (1, "unshare: unshare failed: Operation not permitted".into()));
@@ -109,7 +111,7 @@ fn root_in_a_container_has_the_profile_and_no_more() {
     assert_eq!(both("touch /usr/x"), (1, "touch: cannot touch '/usr/x': Read-only file system".into()));
     assert_eq!(both("echo x >/proc/sys/kernel/core_pattern").0, 1);
     assert_eq!(both("echo b >/proc/sysrq-trigger").0, 1);
-    assert_eq!(both("wc -c </proc/kcore"), (0, "0".into()));
+    assert_eq!(both("head -c 1 /proc/kcore 2>/dev/null | wc -c"), (0, "0".into()));
 }
 
 #[test]
@@ -222,9 +224,9 @@ fn a_command_runs_in_a_container_without_systemd() {
     let name = host.name("job");
     host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
     host.service(&format!("start {name}")).ok();
-    let processes = host.inside(&name, "cat /proc/[0-9]*/comm | sort").ok().text();
     // PID 1 is the holder, which forwards signals and reaps.
-    assert_eq!(processes, "bash\ncat\nsbx-ns\nsleep\nsort");
+    let processes = host.inside(&name, "all=$(cat /proc/[0-9]*/comm) && sort <<<\"$all\"").ok().text();
+    assert_eq!(processes, "bash\ncat\nsbx-ns\nsleep");
     let refused = host.service(&format!("reload -u apache2.service {name}")).assert_code(1);
     assert!(refused.stderr.contains(&name), "{refused}");
     host.service(&format!("stop {name}")).ok();

@@ -82,12 +82,14 @@ impl Host {
         self.path("state/containers").join(name).join("root")
     }
 
-    /// A command on this host, in a clean environment and a process group of its own.
+    /// A command on this host, in a clean environment, a process group of its own, and a directory that no container
+    /// must see.
     pub fn command<S: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = S>) -> Command {
         let path = [self.path("bin"), binaries(), scripts()].map(|dir| dir.display().to_string()).join(":");
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.pid.to_string(), "--mount", "--pid", "--ipc", "--uts", "--net", "--"])
+            .args(["env", "--chdir", &self.path("tmp").display().to_string()])
             .args(argv)
             .env_clear()
             .env("PATH", format!("{path}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
@@ -273,7 +275,7 @@ impl std::fmt::Display for Outcome {
 
 /// Runs a command with `stdin`, to its end.
 pub fn run(mut command: Command, stdin: impl Into<Vec<u8>>) -> Outcome {
-    let words: Vec<_> = command.get_args().skip_while(|arg| *arg != "--").skip(1).collect();
+    let words: Vec<_> = command.get_args().skip_while(|arg| *arg != "--chdir").skip(2).collect();
     let shown = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("nsenter");
