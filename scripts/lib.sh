@@ -40,7 +40,8 @@ intent() { printf '%s' "$config/.$1.new"; }
 defined() { [ -e "$(definition "$1")" ]; }
 begun() { [ -e "$(intent "$1")" ]; }
 
-commit() { # NAME: makes the intent the definition; fails if there is one
+commit() { # NAME: makes the intent the definition, once all of it is on disk; fails if there is one
+    sync -f -- "$state/containers/$1"
     sync -- "$(intent "$1")"
     ln -T -- "$(intent "$1")" "$(definition "$1")"
     rm -- "$(intent "$1")"

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// The version of the OCI runtime specification that our fields follow.
-const OCI_VERSION: &str = "1.2.0";
+/// The version of the OCI runtime specification that our fields follow; the crun of Debian 12 refuses a later one.
+const OCI_VERSION: &str = "1.1.0";
 
 /// One container's document. Fields are addressed by dotted paths: `linux.mountLabel`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
