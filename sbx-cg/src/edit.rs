@@ -40,12 +40,9 @@ pub fn path(name: &Name) -> String {
 
 /// The place is derived from the name, so that it can be found again: another one is refused.
 pub fn check_path(doc: &Document, name: &Name) -> Result<()> {
-    let given: Option<String> = doc.read("linux.cgroupsPath")?;
-    ensure!(
-        given.as_ref().is_none_or(|given| *given == path(name)),
-        "linux.cgroupsPath: {given:?} is not {}",
-        path(name)
-    );
+    let (wanted, given) = (path(name), doc.read::<String>("linux.cgroupsPath")?);
+    let given = given.unwrap_or_else(|| wanted.clone());
+    ensure!(given == wanted, "linux.cgroupsPath: {given:?} is not {wanted}, where the cgroups of {name} are");
     Ok(())
 }
 

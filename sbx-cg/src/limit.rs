@@ -1,13 +1,13 @@
 //! The limits that the document asks for, and the controllers that enforce them.
 
 use crate::hierarchy::Hierarchy;
-use anyhow::{Context, Result, bail, ensure};
-use cgroups_rs::fs::blkio::BlkIoController;
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::memory::MemController;
 use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{MaxValue, error::Error as CgroupError};
 use sbx::Document;
+use serde_json::{Map, Value};
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -78,13 +78,15 @@ impl Limit {
             Self::Cpu { quota, period } => {
                 CpuController::new(point, root, v2).set_cfs_quota_and_period(Some(quota), Some(period))
             }
-            // The library knows only the scheduler's own weight on v2, not the controller's.
-            Self::IoWeight(weight) if v2 => {
-                let file = cgroup.join("io.weight");
-                return fs::write(&file, weight.to_string()).with_context(|| format!("{self} cannot be set"));
+            // The library has the names of older kernels.
+            Self::IoWeight(weight) => {
+                let path = cgroup.join(weight_file(cgroup, v2)?);
+                return fs::write(&path, weight.to_string())
+                    .with_context(|| format!("{self} cannot be set in {}", path.display()));
             }
-            Self::IoWeight(weight) => BlkIoController::new(point, root, v2).set_weight(weight),
         };
+        // Its errors repeat their cause in words of their own.
+        let result = result.map_err(|error| anyhow!("{}", Error::from(error).root_cause()));
         result.with_context(|| format!("{self} cannot be set on {}", cgroup.display()))
     }
 
@@ -109,12 +111,25 @@ impl Limit {
                 let found = format!("{} {}", read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?);
                 exactly(found, &format!("{quota} {period}"))
             }
-            (Self::IoWeight(weight), true) => exactly(read("io.weight")?, &format!("default {weight}")),
-            (Self::IoWeight(weight), false) => exactly(read("blkio.weight")?, &weight.to_string()),
+            (Self::IoWeight(weight), _) => {
+                let text = read(weight_file(cgroup, v2)?)?;
+                // On v2 "default 100"; more lines are those of single devices.
+                let first = text.lines().next().unwrap_or_default();
+                exactly(first.trim_start_matches("default ").to_owned(), &weight.to_string())
+            }
         };
         ensure!(right, "{self} is not in force: {} has {found:?}", cgroup.display());
         Ok(())
     }
+}
+
+/// The file of the I/O weight: which one there is depends on the I/O schedulers that the kernel has.
+fn weight_file(cgroup: &Path, v2: bool) -> Result<&'static str> {
+    let files = if v2 { ["io.weight", "io.bfq.weight"] } else { ["blkio.weight", "blkio.bfq.weight"] };
+    let file = files.into_iter().find(|file| cgroup.join(file).exists());
+    file.with_context(|| {
+        format!("an I/O weight cannot be enforced: {} has no {}", cgroup.display(), files.join(" or "))
+    })
 }
 
 /// The largest page of the architectures that we run on, in bytes.
@@ -123,6 +138,28 @@ const MAX_PAGE: i64 = 64 << 10;
 fn exactly(found: String, wanted: &str) -> (String, bool) {
     let right = found == wanted;
     (found, right)
+}
+
+/// What of `linux.resources` is understood here, by controller.
+const FIELDS: [(&str, &[&str]); 4] =
+    [("memory", &["limit"]), ("pids", &["limit"]), ("cpu", &["quota", "period"]), ("blockIO", &["weight"])];
+
+/// Refuses a limit of another kind, which would silently not be in force. systemd may know it, and has set it then.
+pub fn no_others(doc: &Document) -> Result<()> {
+    let resources: Map<String, Value> = doc.read("linux.resources")?.unwrap_or_default();
+    for (controller, limits) in &resources {
+        let known = FIELDS.iter().find(|(name, _)| name == controller);
+        let (_, fields) = known.with_context(|| format!("linux.resources.{controller} is not supported"))?;
+        let other = limits
+            .as_object()
+            .into_iter()
+            .flatten()
+            .find(|(field, value)| !value.is_null() && !fields.contains(&field.as_str()));
+        if let Some((field, _)) = other {
+            bail!("linux.resources.{controller}.{field} is not supported");
+        }
+    }
+    Ok(())
 }
 
 /// Enables what controllers of `wanted` the cgroup is offered, for its children (v2). Says which one it is not offered,
@@ -166,5 +203,19 @@ mod tests {
         assert_eq!(Limit::all(&doc).expect("limits"), [Limit::Cpu { quota: 5000, period: 100_000 }]);
         let doc = Document::parse(br#"{"linux":{"resources":{"memory":{"limit":"1M"}}}}"#).expect("document");
         assert!(Limit::all(&doc).is_err());
+    }
+
+    #[test]
+    fn a_limit_that_is_not_understood_is_refused() {
+        let others = |resources: &str| {
+            let text = format!(r#"{{"linux":{{"resources":{resources}}}}}"#);
+            no_others(&Document::parse(text.as_bytes()).expect("document")).map_err(|error| error.to_string())
+        };
+        assert!(others(r#"{"memory":{"limit":1},"cpu":{"quota":1,"shares":null}}"#).is_ok());
+        assert_eq!(
+            others(r#"{"memory":{"limit":1,"swap":2}}"#).expect_err("swap"),
+            "linux.resources.memory.swap is not supported"
+        );
+        assert_eq!(others(r#"{"rdma":{}}"#).expect_err("rdma"), "linux.resources.rdma is not supported");
     }
 }
