@@ -61,13 +61,15 @@ impl Range {
     /// Every pair of the range once, beginning at a random one: two who choose at the same time seldom meet, and a
     /// range without a free pair comes to an end.
     pub fn pairs(&self, random: u64) -> impl Iterator<Item = Level> {
-        let (first, categories) = (self.low, u64::from(self.high - self.low) + 1);
-        // All ordered pairs, of which those that are not in ascending order are left out.
-        let all = categories * categories;
-        (0..all).filter_map(move |i| {
-            let index = (random % all + i) % all;
-            let (low, high) = ((index / categories) as u16, (index % categories) as u16);
-            (low < high).then_some(Level { low: first + low, high: first + high })
+        let categories = u64::from(self.high - self.low) + 1;
+        let all = categories * (categories - 1) / 2;
+        let first = self.low;
+        (0..all).map(move |i| {
+            // Pair number 0 is (0,1); then come (0,2) (1,2); (0,3) (1,3) (2,3); and so on.
+            let number = (random % all + i) % all;
+            let high = ((8 * number + 1).isqrt() + 1) / 2;
+            let low = number - high * (high - 1) / 2;
+            Level { low: first + low as u16, high: first + high as u16 }
         })
     }
 }
