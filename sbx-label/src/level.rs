@@ -67,7 +67,7 @@ impl Range {
         (0..all).map(move |i| {
             // Pair number 0 is (0,1); then come (0,2) (1,2); (0,3) (1,3) (2,3); and so on.
             let number = (random % all + i) % all;
-            let high = ((8 * number + 1).isqrt() + 1) / 2;
+            let high = (8 * number + 1).isqrt().div_ceil(2);
             let low = number - high * (high - 1) / 2;
             Level { low: first + low as u16, high: first + high as u16 }
         })
