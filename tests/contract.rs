@@ -99,7 +99,7 @@ fn call<'a>(line: &'a str, options: &[&'a str]) -> Vec<&'a str> {
 
 /// A document that holds a name.
 fn start(name: &str) -> Vec<u8> {
-    json!({ "ociVersion": "1.2.0", "sbx": { "name": name } }).to_string().into_bytes()
+    json!({ "ociVersion": "1.1.0", "sbx": { "name": name } }).to_string().into_bytes()
 }
 
 /// Runs a check for each item on a host of its own, to the last one, and fails if one has failed.
@@ -249,7 +249,7 @@ fn n03_a_name_starts_a_document_and_stdin_is_not_read() {
         let name = host.name("new");
         let outcome = host.run(filter.call(&["--name", &name]), "this is no document").ok();
         assert_eq!(outcome.json()["sbx"]["name"], name.as_str(), "{outcome}");
-        assert_eq!(outcome.json()["ociVersion"], "1.2.0", "{outcome}");
+        assert_eq!(outcome.json()["ociVersion"], "1.1.0", "{outcome}");
     });
     each(applies(), |filter, host| {
         let name = host.name("new");

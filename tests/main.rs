@@ -3,6 +3,8 @@
 mod cases;
 mod contract;
 mod crash;
+mod documentation;
+mod examples;
 mod refusals;
 mod service;
 mod support;

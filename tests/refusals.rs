@@ -49,6 +49,33 @@ fn a_name_that_is_taken_is_refused_and_its_container_untouched() {
 }
 
 #[test]
+fn a_unit_file_that_is_not_ours_is_neither_overwritten_nor_removed() {
+    let host = Host::new();
+    let name = host.name("a");
+    let unit = host.path("units").join(format!("{name}_sandbox.service"));
+    fs::write(&unit, "[Service]\nExecStart=/bin/true\n").expect("a unit");
+    let file = unit.display().to_string();
+    refused(&host, 1, "sbx-unit", &[&file], || host.service(&format!("create {name} -- /bin/sleep 1000")));
+    // Nothing of ours is there to be undone.
+    let before = host.snapshot();
+    host.line(&format!("sbx-unit remove {name}")).ok();
+    host.assert_as(&before, "sbx-unit remove");
+}
+
+#[test]
+fn a_unit_file_that_was_deleted_by_hand_does_not_hinder_a_delete() {
+    let host = Host::new();
+    let name = host.name("a");
+    let before = host.snapshot();
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    fs::remove_file(host.path("units").join(format!("{name}_sandbox.service"))).expect("a unit");
+    host.service(&format!("start {name}")).ok();
+    host.service(&format!("stop {name}")).ok();
+    host.service(&format!("delete {name}")).ok();
+    host.assert_as(&before, "delete");
+}
+
+#[test]
 fn a_bad_name_is_wrong_usage_in_every_verb() {
     let host = Host::new();
     let long = "x".repeat(65);

@@ -35,7 +35,8 @@ const STORE: [&str; 9] = [
 ];
 
 /// One test's host: mounts, processes, links, /run and a store that are its own. What it shares with the machine are
-/// the files of its root and the control groups, where a prefix tells its containers from others'.
+/// the files of its root and the control groups, where a prefix tells its containers from others'. Its store lies
+/// below TMPDIR: the suite makes hundreds of trees, and is quick where that is a tmpfs.
 #[derive(Debug)]
 pub struct Host {
     /// Its PID 1, which reaps orphans until its stdin closes.
