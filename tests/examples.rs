@@ -16,13 +16,11 @@ fn example(host: &Host, example: &str, arguments: &[&str]) -> Outcome {
 }
 
 #[test]
-fn every_example_is_tested_and_listed() {
-    let directory = scripts().join("examples");
-    let list = fs::read_to_string(directory.join("README.md")).expect("README.md");
-    let entries = fs::read_dir(&directory).expect("examples").map(|entry| entry.expect("an entry").file_name());
-    for name in entries.map(|name| name.to_string_lossy().into_owned()).filter(|name| name != "README.md") {
-        assert!(include_str!("examples.rs").contains(&format!("example(&host, \"{name}\", ")), "{name} is not tested");
-        assert!(list.contains(&format!("| [{name}]({name}) |")), "{name} is not in README.md");
+fn every_example_is_tested() {
+    for entry in fs::read_dir(scripts().join("examples")).expect("examples") {
+        let name = entry.expect("an entry").file_name().into_string().expect("a name");
+        let call = format!("example(&host, \"{name}\", ");
+        assert!(name == "README.md" || include_str!("examples.rs").contains(&call), "{name} is not tested");
     }
 }
 
