@@ -21,7 +21,7 @@ sbx-unit: makes a container of systemd units or of a command, and the container 
 
 usage: sbx-unit read [--name NAME] UNIT...                        document in, document out
        sbx-unit command [--name NAME] [--user USER] -- CMD [ARG...]   document in, document out
-       sbx-unit write [--dry-run] [--scripts DIR]                     document in, document out
+       sbx-unit write [--name NAME] [--dry-run] [--scripts DIR]       document in, document out
        sbx-unit remove NAME
 
 read     fills in process and sbx.unit for a container that runs these services of the host; a

@@ -1,0 +1,107 @@
+# shellcheck shell=bash
+# Completion of the sbx tools and of virt-sandbox-service, for bash: source this file, or install it where
+# bash-completion looks, under the name of each command.
+
+# What follows a command and its verb: options, with =KIND if they take a value, and the KIND of its operands.
+# Global: bash-completion reads this file inside a function.
+declare -gA _sbx_takes=(
+    [sbx-label]='--help --version'
+    [sbx-label alloc]='--name=NAME --dry-run --type=ANY --file-type=ANY --categories=ANY'
+    [sbx-label list]=''
+    [sbx-label remove]='NAME'
+
+    [sbx-ns]='--help --version'
+    [sbx-ns plan]='--name=NAME --hostname=ANY'
+    [sbx-ns create]='--name=NAME --dry-run'
+    [sbx-ns show]='NAME'
+    [sbx-ns list]=''
+    [sbx-ns remove]='NAME'
+
+    [sbx-cg]='--help --version'
+    [sbx-cg limit]='--name=NAME --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY'
+    [sbx-cg create]='--name=NAME --dry-run'
+    [sbx-cg show]='NAME'
+    [sbx-cg remove]='NAME'
+
+    [sbx-fs]='--help --version'
+    [sbx-fs layout]='--name=NAME'
+    [sbx-fs clone]='--name=NAME --dry-run --copy --package=ANY --secret=FILE'
+    [sbx-fs mount]='--name=NAME --dry-run'
+    [sbx-fs remove]='NAME'
+
+    [sbx-net]='--help --version'
+    [sbx-net plan]='--name=NAME'
+    [sbx-net up]='--name=NAME --dry-run'
+    [sbx-net remove]='NAME'
+
+    [sbx-unit]='--help --version'
+    [sbx-unit read]='--name=NAME UNIT'
+    [sbx-unit command]='--name=NAME --user=USER'
+    [sbx-unit write]='--name=NAME --dry-run --scripts=DIRECTORY'
+    [sbx-unit remove]='NAME'
+
+    [sbx-exec]='--help --version'
+    [sbx-exec profile]='--name=NAME'
+    [sbx-exec run]='--document=ANY'
+    [sbx-exec boot]='--document=ANY --timeout=ANY --wait'
+    [sbx-exec stop]='--document=ANY --timeout=ANY'
+
+    [virt-sandbox-service]='-c=ANY --connect=ANY -h --help --version'
+    [virt-sandbox-service create]='-u=UNIT --unitfile=UNIT -C --copy -P=ANY --package=ANY --secret=FILE
+        -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
+    [virt-sandbox-service start]='-h --help NAME'
+    [virt-sandbox-service stop]='-h --help NAME'
+    [virt-sandbox-service list]='-r --running -h --help'
+    [virt-sandbox-service execute]='-C=COMMAND --command=COMMAND -h --help NAME'
+    [virt-sandbox-service connect]='-h --help NAME'
+    [virt-sandbox-service reload]='-u=UNIT --unitfile=UNIT -h --help NAME'
+    [virt-sandbox-service delete]='-h --help NAME'
+)
+
+_sbx_values() { # KIND WORD: what there is of a kind and begins with the word, one a line
+    local directory
+    case $1 in
+    NAME) compgen -G "${SBX_CONFIG_DIR:-/etc/sbx}/$2*.json" | sed 's|.*/||; s|\.json$||' ;;
+    UNIT)
+        for directory in {/etc,/run,/usr/lib,/lib}/systemd/system; do
+            compgen -G "$directory/$2*.service"
+        done | sed 's|.*/||; s|@\.service$|@|' | sort -u
+        ;;
+    COMMAND) compgen -c -- "$2" ;;
+    FILE) compgen -f -- "$2" ;;
+    DIRECTORY) compgen -d -- "$2" ;;
+    USER) compgen -u -- "$2" ;;
+    esac
+}
+
+_sbx() { # COMMAND WORD PREVIOUS
+    local tool=${1##*/} word=$2 previous=$3 verb='' kind='' token options=() verbs=()
+    for token in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        [ "$token" != -- ] || break
+        [ -n "$verb" ] || [ -z "${_sbx_takes["$tool $token"]+.}" ] || verb=$token
+    done
+    if [ "${token-}" = -- ]; then
+        # A command inside, where the programs are the host's; what follows it can be anything.
+        kind=FILE
+        [ "$previous" != -- ] || kind=COMMAND
+    else
+        for token in ${_sbx_takes["$tool${verb:+ $verb}"]-}; do
+            case $token in
+            "$previous"=*) options=() kind=${token#*=}; break ;;
+            -*) options+=("${token%%=*}") ;;
+            *) kind=$token ;;
+            esac
+        done
+        if [ -z "$verb$kind" ]; then
+            for token in "${!_sbx_takes[@]}"; do
+                [[ $token != "$tool "* ]] || verbs+=("${token#* }")
+            done
+        fi
+    fi
+    [[ $kind != @(FILE|DIRECTORY) ]] || compopt -o filenames
+    case $word in
+    -*) mapfile -t COMPREPLY < <(compgen -W "${options[*]}" -- "$word") ;;
+    *) mapfile -t COMPREPLY < <(compgen -W "${verbs[*]}" -- "$word"; _sbx_values "$kind" "$word") ;;
+    esac
+}
+complete -F _sbx virt-sandbox-service sbx-{label,ns,cg,fs,net,unit,exec}
