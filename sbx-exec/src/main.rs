@@ -78,29 +78,32 @@ fn run_command(options: &mut Parser) -> Result<()> {
 
 fn boot_init(options: &mut Parser) -> Result<()> {
     let mut source = Source::default();
-    let mut timeout = Seconds(90);
+    let mut timeout = Seconds::DEFAULT;
     let mut wait = false;
-    while let Some(arg) = tool::next(options)? {
-        match arg.long() {
-            "timeout" => timeout = tool::value(options)?,
-            "wait" => wait = true,
-            _ => source.take(arg, options)?,
+    let mut boot = || -> Result<()> {
+        while let Some(arg) = tool::next(options)? {
+            match arg.long() {
+                "timeout" => timeout = tool::value(options)?,
+                "wait" => wait = true,
+                _ => source.take(arg, options)?,
+            }
         }
-    }
-    let boot = || boot::boot(&source.running()?, timeout.into(), wait);
-    if wait { boot().map_err(|error| Status::own(error).into()) } else { boot() }
+        boot::boot(&source.running()?, timeout.0, wait)
+    };
+    let outcome = boot();
+    if wait { outcome.map_err(|error| Status::own(error).into()) } else { outcome }
 }
 
 fn stop_container(options: &mut Parser) -> Result<()> {
     let mut source = Source::default();
-    let mut timeout = Seconds(90);
+    let mut timeout = Seconds::DEFAULT;
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
             "timeout" => timeout = tool::value(options)?,
             _ => source.take(arg, options)?,
         }
     }
-    stop::stop(&source.running()?, timeout.into())
+    stop::stop(&source.running()?, timeout.0)
 }
 
 /// A running document and its holder.
@@ -143,8 +146,13 @@ impl Source {
     }
 }
 
-/// A number of seconds, at least one.
-struct Seconds(u64);
+/// How long to wait: a number of seconds, at least one.
+#[derive(Clone, Copy)]
+struct Seconds(Duration);
+
+impl Seconds {
+    const DEFAULT: Self = Self(Duration::from_secs(90));
+}
 
 impl std::str::FromStr for Seconds {
     type Err = String;
@@ -152,12 +160,8 @@ impl std::str::FromStr for Seconds {
     fn from_str(text: &str) -> Result<Self, String> {
         let digits = text.bytes().all(|b| b.is_ascii_digit());
         let seconds = text.parse().ok().filter(|seconds| digits && (1..=86_400).contains(seconds));
-        seconds.map(Self).ok_or_else(|| format!("bad number of seconds {text:?}: 1 to 86400"))
-    }
-}
-
-impl From<Seconds> for Duration {
-    fn from(seconds: Seconds) -> Self {
-        Self::from_secs(seconds.0)
+        seconds
+            .map(|seconds| Self(Duration::from_secs(seconds)))
+            .ok_or_else(|| format!("bad number of seconds {text:?}: 1 to 86400"))
     }
 }

@@ -3,8 +3,8 @@
 use crate::edit::Types;
 use crate::level::{Level, Range};
 use anyhow::{Context, Result, anyhow};
+use sbx::Name;
 use sbx::claim::Claims;
-use sbx::{Name, tool};
 use selinux::{KernelSupport, SecurityContext};
 use serde_json::json;
 use std::collections::HashSet;
@@ -47,12 +47,16 @@ pub fn remove(name: &Name) -> Result<()> {
     Claims::of(KIND).release(name)
 }
 
+/// Whether SELinux is enabled.
+pub fn is_enabled() -> bool {
+    selinux::kernel_support() != KernelSupport::Unsupported
+}
+
 /// The types that containers get here: ours where our module is loaded, else those that the policy names for
-/// containers. Where SELinux is off, ours are written down for the day when it is on; that is said once.
+/// containers. Where SELinux is off, ours are written down for the day when it is on.
 pub fn policy_types() -> Result<Types> {
     let ours = Types { process: OURS.0.into(), file: OURS.1.into() };
-    if selinux::kernel_support() == KernelSupport::Unsupported {
-        tool::say("sbx-label", "SELinux is off: the label is kept and has no effect until it is on");
+    if !is_enabled() {
         return Ok(ours);
     }
     let candidates = [Some(ours), lxc_contexts()];

@@ -60,5 +60,9 @@ fn alloc(options: &mut Parser) -> Result<()> {
         let types = wish.types(apply::policy_types()?);
         let level = apply::claim(&doc.name()?, &wish.range, act)?;
         edit::fill(doc, &types, level)
-    })
+    })?;
+    if !apply::is_enabled() {
+        tool::say("sbx-label", "SELinux is off: the label is kept and has no effect until it is on");
+    }
+    Ok(())
 }
