@@ -152,9 +152,10 @@ fn limits(doc: &Document) -> Result<Vec<String>> {
         set("CPUQuota", Some(format!("{}.{:02}%", hundredths / 100, hundredths % 100)));
         set("CPUQuotaPeriodSec", cpu.period.map(|period| format!("{period}us")));
     }
-    // The ranges of v1 onto those of v2, as runc and crun map them.
+    // The range of v1 onto that of v2, as runc and crun map it.
     set("CPUWeight", cpu.shares.map(|n| (1 + n.clamp(2, 262_144).saturating_sub(2) * 9_999 / 262_142).to_string()));
-    set("IOWeight", block_io.weight.map(|n| (1 + n.clamp(10, 1_000).saturating_sub(10) * 9_999 / 990).to_string()));
+    // Not mapped: those who have none have 100 on either.
+    set("IOWeight", block_io.weight.map(|n| n.to_string()));
     for (key, list) in [("AllowedCPUs", cpu.cpus), ("AllowedMemoryNodes", cpu.mems)] {
         let list = list.filter(|list| !list.is_empty());
         let is_list = |list: &String| list.bytes().all(|b| b.is_ascii_digit() || b == b',' || b == b'-');
@@ -222,7 +223,7 @@ mod tests {
             "TasksMax=infinity",
             "CPUQuota=150.00%",
             "CPUWeight=39",
-            "IOWeight=4950",
+            "IOWeight=500",
             "AllowedCPUs=0-1",
         ];
         assert_eq!(limits(&doc(text)).expect("limits"), expected);
