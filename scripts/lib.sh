@@ -3,7 +3,7 @@
 set -euo pipefail
 
 scripts=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
-PATH=$scripts:$scripts/../target/bin:$PATH
+PATH=$scripts/../target/bin:$PATH
 
 config=${SBX_CONFIG_DIR:-/etc/sbx}
 # shellcheck disable=SC2034 # not every script that reads this file has a use for it
@@ -63,6 +63,11 @@ lock() { # NAME
 
 unlink_lock() { # NAME: only while holding it
     rm -f -- "$runtime/$1.lock"
+}
+
+die_unlocked() { # NAME MESSAGE: when the lock is of a container that there is not
+    unlink_lock "$1"
+    die "$2"
 }
 
 first_failure() { # STATUS...: the status of the step that failed first; the ones after it had no document

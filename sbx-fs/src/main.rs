@@ -68,7 +68,7 @@ fn clone(options: &mut Parser) -> Result<()> {
         Ok(())
     })?;
     for note in notes {
-        tool::say("sbx-fs", &note);
+        tool::note("sbx-fs", &note);
     }
     Ok(())
 }

@@ -26,12 +26,11 @@ pub fn claim(name: &Name, range: &Range, act: bool) -> Result<Level> {
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).context("cannot get random bytes")?;
     let taken: HashSet<String> = claims.list()?.into_iter().map(|(level, _)| level).collect();
-    let mut free = range.pairs(u64::from_ne_bytes(random)).filter(|pair| !taken.contains(&pair.to_string()));
-    if act {
-        claims.take(name, free.map(|pair| pair.to_string()))?.parse().map_err(|error: String| anyhow!(error))
-    } else {
-        free.next().with_context(|| format!("no pair of categories is free for {name}"))
-    }
+    let pairs = range.pairs(u64::from_ne_bytes(random)).map(|pair| pair.to_string());
+    let mut free = pairs.filter(|pair| !taken.contains(pair));
+    let level = if act { claims.take(name, free)? } else { free.next() };
+    let level = level.with_context(|| format!("no pair of categories is free for {name}"))?;
+    level.parse().map_err(|error: String| anyhow!(error))
 }
 
 /// All claims as a JSON array.

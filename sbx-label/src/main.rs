@@ -62,7 +62,7 @@ fn alloc(options: &mut Parser) -> Result<()> {
         edit::fill(doc, &types, level)
     })?;
     if !apply::is_enabled() {
-        tool::say("sbx-label", "SELinux is off: the label is kept and has no effect until it is on");
+        tool::note("sbx-label", "SELinux is off: the label is kept and has no effect until it is on");
     }
     Ok(())
 }

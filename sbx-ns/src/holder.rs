@@ -50,7 +50,10 @@ pub fn aside(fd: impl AsFd) -> Result<OwnedFd> {
 /// What the holder does, from its first instruction to its last.
 pub fn main() -> Result<()> {
     let [listener, go, status] = [LISTENER, GO, STATUS].map(sys::inherited);
-    let (listener, go, mut status) = (UnixListener::from(listener?), File::from(go?), File::from(status?));
+    let started = "only sbx-ns create can start a holder";
+    let (listener, go) = (listener.context(started)?, go.context(started)?);
+    let (listener, go, mut status) =
+        (UnixListener::from(listener), File::from(go), File::from(status.context(started)?));
     let signals = match prepare() {
         Ok(signals) => signals,
         Err(error) => {

@@ -4,7 +4,7 @@ use crate::edit::Units;
 use crate::files::{self, Inner, MARK};
 use crate::parse::parse;
 use crate::unit::{self, LASTING, VOLATILE};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, mkdirat, openat, openat2, renameat_with, symlinkat, unlinkat,
 };
@@ -53,19 +53,23 @@ fn has_start(directory: &Path) -> bool {
 enum Owner {
     Nobody,
     Container,
+    /// The administrator, or a container of another name: it stays as it is.
+    Another,
 }
 
-/// Whose the unit at `path` is: nobody's, or the container's. Another's is an error.
+/// Whose the unit at `path` is: the container's if it has our mark and the name.
 fn owner(path: &Path, name: &Name) -> Result<Owner> {
-    let foreign = || format!("{} is not the unit of container {name}: it stays as it is", path.display());
+    let failed = || format!("cannot read {}", path.display());
     match path.symlink_metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Owner::Nobody),
-        metadata => ensure!(metadata.with_context(foreign)?.is_file(), foreign()),
+        Err(error) => return Err(error).with_context(failed),
+        Ok(metadata) if !metadata.is_file() => return Ok(Owner::Another),
+        Ok(_) => {}
     }
-    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = fs::read(path).with_context(failed)?;
     let assignments = parse(&String::from_utf8_lossy(&text)).unwrap_or_default();
     let ours = assignments.iter().any(|a| a.section == "Unit" && a.key == MARK && a.value == name.as_str());
-    if ours { Ok(Owner::Container) } else { bail!(foreign()) }
+    Ok(if ours { Owner::Container } else { Owner::Another })
 }
 
 /// Writes the inner systemd's files and the host's unit.
@@ -82,6 +86,7 @@ pub fn write(doc: &Document, scripts: Option<PathBuf>, act: bool) -> Result<()> 
     let path = directory.join(name.unit());
     let root = if inner.is_empty() { None } else { Some(doc.require::<PathBuf>("root.path")?) };
     let owner = owner(&path, &name)?;
+    ensure!(owner != Owner::Another, "{} is not the unit of container {name}: it stays as it is", path.display());
     if !act {
         return Ok(());
     }
@@ -92,8 +97,8 @@ pub fn write(doc: &Document, scripts: Option<PathBuf>, act: bool) -> Result<()> 
     let place = || format!("cannot write {}", path.display());
     let flags = match owner {
         // Another's that has come meanwhile is not replaced.
-        Owner::Nobody => RenameFlags::NOREPLACE,
         Owner::Container => RenameFlags::empty(),
+        _ => RenameFlags::NOREPLACE,
     };
     put(&open(&directory).with_context(place)?, &name.unit(), &unit, flags).with_context(place)?;
     if host::runs_systemd() { systemctl(&["daemon-reload"]) } else { Ok(()) }
@@ -153,11 +158,13 @@ fn put(directory: impl AsFd, name: &str, file: &Inner, flags: RenameFlags) -> Re
     Ok(())
 }
 
-/// Removes the host's unit and the links that enable it.
+/// Removes the host's unit and the links that enable it. Where the unit is another's, none of it is ours.
 pub fn remove(name: &Name) -> Result<()> {
     let (directory, unit) = (store::unit_dir(), name.unit());
     let path = directory.join(&unit);
-    owner(&path, name)?;
+    if owner(&path, name)? == Owner::Another {
+        return Ok(());
+    }
     let mut parts: Vec<Result<()>> = match enabling_links(&directory, &unit) {
         Ok(links) => links.iter().map(|link| unlink(link)).collect(),
         Err(error) => vec![Err(error)],
@@ -231,11 +238,11 @@ mod tests {
         assert_eq!(owner(&path, &name).expect("ours"), Owner::Container);
         for foreign in ["", "[Unit]\nX-Sbx-Name=b\n", "[Service]\nX-Sbx-Name=a\n", "# X-Sbx-Name=a\n", "[Unit\n"] {
             fs::write(&path, foreign).expect("write");
-            assert!(owner(&path, &name).is_err(), "{foreign:?}");
+            assert_eq!(owner(&path, &name).expect("another's"), Owner::Another, "{foreign:?}");
         }
         fs::remove_file(&path).expect("rm");
         symlink("/dev/null", &path).expect("symlink");
-        assert!(owner(&path, &name).is_err(), "a mask is the administrator's");
+        assert_eq!(owner(&path, &name).expect("another's"), Owner::Another, "a mask is the administrator's");
         fs::remove_dir_all(&directory).expect("rm");
     }
 

@@ -80,7 +80,7 @@ fn read(options: &mut Parser) -> Result<()> {
     })?;
     // Only now: a failure says one line and no more.
     for (unit, settings) in switched_off {
-        tool::say(NAME, &format!("{unit}: switched off inside: {}", settings.join(", ")));
+        tool::note(NAME, &format!("{unit}: switched off inside: {}", settings.join(", ")));
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! survives a crash and a reboot, and `ls -l` shows the registry.
 
 use crate::{Name, store};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, symlink};
@@ -46,8 +46,8 @@ impl Claims {
         Ok(self.list()?.into_iter().find_map(|(thing, name)| (name == owner.as_str()).then_some(thing)))
     }
 
-    /// Takes the first free one of `candidates` for `owner`.
-    pub fn take(&self, owner: &Name, candidates: impl IntoIterator<Item = String>) -> Result<String> {
+    /// Takes the first free one of `candidates` for `owner`; `None` if there is none.
+    pub fn take(&self, owner: &Name, candidates: impl IntoIterator<Item = String>) -> Result<Option<String>> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -55,12 +55,12 @@ impl Claims {
             .with_context(|| format!("cannot make {}", self.dir.display()))?;
         for thing in candidates {
             match symlink(owner.as_str(), self.dir.join(&thing)) {
-                Ok(()) => return Ok(thing),
+                Ok(()) => return Ok(Some(thing)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error).with_context(|| format!("cannot claim {} {thing}", self.kind)),
             }
         }
-        bail!("no {} is free for {owner}", self.kind)
+        Ok(None)
     }
 
     /// Gives back whatever `owner` holds. Nothing to give back is a success.

@@ -163,6 +163,13 @@ pub fn reset_signals() {
     }
 }
 
+/// Makes ended children wait to be waited for, also when whoever started this program ignored SIGCHLD: exec hands that
+/// on, and the status of each child would be lost (wait(2)).
+pub fn reset_sigchld() {
+    // SAFETY: SIG_DFL runs no code of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Ends the process at once, without what runs at exit: for a child made by [`clone3`].
 pub fn exit(status: i32) -> ! {
     // SAFETY: never returns and touches no memory.

@@ -1,6 +1,6 @@
 //! The contract of every tool (docs/contract.md): one document in, one document out, or one line that says why not.
 
-use crate::{Document, Name};
+use crate::{Document, Name, sys};
 use anyhow::{Context, Error, Result, anyhow};
 use lexopt::{Arg, Parser};
 use serde::{Deserialize, Serialize};
@@ -96,6 +96,7 @@ pub fn main(tool: &Tool) -> ExitCode {
 }
 
 fn run(tool: &Tool) -> Result<()> {
+    sys::reset_sigchld();
     let mut parser = Parser::from_env();
     match parser.next()? {
         Some(Arg::Long("help") | Arg::Short('h')) => print(tool.help.as_bytes()),
@@ -122,6 +123,13 @@ pub fn say(tool: &str, message: &str) {
         message.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
     // Nobody can be told that stderr is gone.
     let _ = writeln!(io::stderr(), "{tool}: {line}");
+}
+
+/// Says something that is worth knowing and no failure: to people, not to scripts, for which it is in the document.
+pub fn note(tool: &str, message: &str) {
+    if io::stderr().is_terminal() {
+        say(tool, message);
+    }
 }
 
 /// Writes to stdout and makes sure that it arrived (`/dev/full`, a closed pipe).
