@@ -151,16 +151,17 @@ pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
 /// Resets every signal that can be caught to its default, and blocks none: what a new program expects, whatever its
 /// caller ignored (signal(7)).
 pub fn reset_signals() {
-    // SAFETY: SIG_DFL runs no code of ours; an invalid number is an error that changes nothing. The empty set is
-    // initialised by sigemptyset before it is read.
-    unsafe {
-        for signal in 1..=LAST_SIGNAL {
-            libc::signal(signal, libc::SIG_DFL);
-        }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    // `struct sigaction` as the kernel has it: the default action, no flags, no restorer, an empty mask.
+    let default = [0_u64; 4];
+    let none = 0_u64;
+    // Not by the C library, which leaves out the signals that it uses itself.
+    for signal in 1..=LAST_SIGNAL {
+        // SAFETY: the default action runs no code of ours. The kernel reads the struct, which is as long as it expects,
+        // and writes nothing; what cannot be caught is an error that changes nothing.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8) };
     }
+    // SAFETY: the kernel reads a mask of 8 bytes, and writes nothing.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, std::ptr::null::<u64>(), 8) };
 }
 
 /// Makes ended children wait to be waited for, also when whoever started this program ignored SIGCHLD: exec hands that
