@@ -1,6 +1,7 @@
 //! The hierarchies of control groups that are mounted here, and where this process is in each.
 
 use anyhow::{Context, Result};
+use sbx::mountinfo::{self, Mount};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -36,37 +37,36 @@ impl Hierarchy {
 
 /// The hierarchies that this process sees.
 pub fn mounted() -> Result<Vec<Hierarchy>> {
-    let read = |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
-    Ok(parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?))
+    let read = |path: &str| fs::read(path).with_context(|| format!("cannot read {path}"));
+    let cgroup = read("/proc/self/cgroup")?;
+    Ok(among(&mountinfo::parse(&read("/proc/self/mountinfo")?)?, &String::from_utf8_lossy(&cgroup)))
 }
 
-/// Reads /proc/self/mountinfo and /proc/self/cgroup. Each hierarchy counts once, however often it is mounted.
-fn parse(mountinfo: &str, cgroup: &str) -> Vec<Hierarchy> {
+/// The hierarchies among the mounts, with what /proc/self/cgroup says of them. Each counts once, however often it is
+/// mounted.
+fn among(mounts: &[Mount], cgroup: &str) -> Vec<Hierarchy> {
     let mut hierarchies: Vec<Hierarchy> = Vec::new();
-    for line in mountinfo.lines() {
-        let Some((mount, file_system)) = line.split_once(" - ") else { continue };
-        let mount: Vec<&str> = mount.split(' ').collect();
-        let file_system: Vec<&str> = file_system.split(' ').collect();
-        let ([_, _, _, root, point, ..], [kind @ ("cgroup" | "cgroup2"), _, options]) = (&*mount, &*file_system) else {
-            continue;
-        };
-        let v2 = *kind == "cgroup2";
+    for mount in mounts.iter().filter(|mount| ["cgroup", "cgroup2"].contains(&mount.kind.as_str())) {
+        let v2 = mount.kind == "cgroup2";
         let member = |line: &&str| {
             let names = line.split(':').nth(1).unwrap_or_default();
             if v2 {
                 line.starts_with("0::")
             } else {
-                !names.is_empty() && names.split(',').all(|name| options.split(',').any(|option| option == name))
+                !names.is_empty() && names.split(',').all(|name| mount.has_parameter(name))
             }
         };
         let Some(line) = cgroup.lines().find(member) else { continue };
         let mut fields = line.splitn(3, ':').skip(1);
         let controllers = fields.next().unwrap_or_default().split(',').filter(|name| !name.is_empty());
         let path = Path::new(fields.next().unwrap_or_default());
-        let below = path.strip_prefix(root).or_else(|_| path.strip_prefix("/")).unwrap_or(path);
-        let mount = PathBuf::from(point.replace("\\040", " "));
-        let found =
-            Hierarchy { own: mount.join(below), mount, controllers: controllers.map(str::to_owned).collect(), v2 };
+        let below = path.strip_prefix(&mount.root).or_else(|_| path.strip_prefix("/")).unwrap_or(path);
+        let found = Hierarchy {
+            own: mount.point.join(below),
+            mount: mount.point.clone(),
+            controllers: controllers.map(str::to_owned).collect(),
+            v2,
+        };
         if hierarchies.iter().all(|known| known.v2 != v2 || known.controllers != found.controllers) {
             hierarchies.push(found);
         }
@@ -77,6 +77,10 @@ fn parse(mountinfo: &str, cgroup: &str) -> Vec<Hierarchy> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(mountinfo: &str, cgroup: &str) -> Vec<Hierarchy> {
+        among(&mountinfo::parse(mountinfo.as_bytes()).expect("mounts"), cgroup)
+    }
 
     #[test]
     fn a_hybrid_host_has_v1_controllers_beside_an_empty_unified_hierarchy() {
@@ -111,8 +115,8 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_parsed_is_passed_over() {
+    fn a_hierarchy_that_this_process_is_not_in_is_passed_over() {
         assert!(parse("", "").is_empty());
-        assert!(parse("1 2 - cgroup\nx\n30 24 0:26 / /c rw - cgroup cgroup rw,memory\n", "0::/\n").is_empty());
+        assert!(parse("30 24 0:26 / /c rw - cgroup cgroup rw,memory\n", "0::/\n").is_empty());
     }
 }

@@ -5,17 +5,17 @@
 //! resolved by a process that could reach a file of the host's through it.
 
 mod file_system;
-mod mountinfo;
 mod plan;
+mod procfs;
 mod root;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use file_system::FileSystem;
-use mountinfo::Procfs;
 use nix::sched::CloneFlags;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use plan::{Bind, Host, Mount, Plan, ReadOnly, Source};
+use procfs::Procfs;
 use root::Root;
 use rustix::fs::{CWD, FileType, fstat, makedev};
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -154,7 +154,7 @@ fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Res
         let place = format!("{}/{place}", holder.pid);
         ensure!(procfs.identity(&place)? == procfs.identity("self/root")?, "/proc/{place} is not the container's root");
     }
-    match mountinfo::writable(&procfs.mounts()?, root.read_only()) {
+    match procfs::writable(&procfs.mounts()?, root.read_only()) {
         Some(point) => bail!("{} was to be read-only and is not", point.display()),
         None => Ok(()),
     }

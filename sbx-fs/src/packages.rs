@@ -1,6 +1,7 @@
 //! Which directories below /var a service needs: what the host's package manager and its unit say.
 
 use anyhow::{Context, Result, bail};
+use sbx::host::UNIT_DIRECTORIES;
 use sbx::passwd;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -10,10 +11,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::str::FromStr;
-
-/// Where units are found, the first one first.
-const UNIT_DIRS: [&str; 4] =
-    ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 
 /// The name of a package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -125,7 +122,7 @@ pub fn owners(units: &[String]) -> Result<Vec<Package>> {
     let names = units.iter().flat_map(|unit| [unit.clone(), template(unit)]).collect::<BTreeSet<_>>();
     let paths: Vec<String> = names
         .iter()
-        .flat_map(|name| UNIT_DIRS.map(|dir| format!("{dir}/{name}")))
+        .flat_map(|name| UNIT_DIRECTORIES.map(|dir| format!("{dir}/{name}")))
         .filter(|path| exists(path))
         .collect();
     if paths.is_empty() {
@@ -188,7 +185,7 @@ fn unlisted(host: &Path, units: &[String], packages: &[Package]) -> Result<Vec<S
 /// The users whom a unit's file and drop-ins name, whichever of them counts in the end.
 fn users(host: &Path, unit: &str) -> Vec<String> {
     let mut files = Vec::new();
-    for dir in UNIT_DIRS {
+    for dir in UNIT_DIRECTORIES {
         for name in BTreeSet::from([unit.to_owned(), template(unit)]) {
             let file = host.join(&dir[1..]).join(&name);
             let drop_ins = fs::read_dir(file.with_file_name(format!("{name}.d"))).into_iter().flatten().flatten();

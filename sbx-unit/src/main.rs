@@ -9,10 +9,11 @@ mod unit;
 
 use anyhow::Result;
 use lexopt::Parser;
+use sbx::host::UNIT_DIRECTORIES;
 use sbx::tool::{self, Argument, Filter, Tool, Usage};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use unit::{DIRECTORIES, Unit, UnitName};
+use unit::{Unit, UnitName};
 
 const NAME: &str = "sbx-unit";
 
@@ -70,7 +71,7 @@ fn read(options: &mut Parser) -> Result<()> {
         let container = doc.name()?;
         let mut units = Vec::new();
         for name in names {
-            let unit = Unit::find(&name.of_container(&container)?, &DIRECTORIES.map(Path::new))?;
+            let unit = Unit::find(&name.of_container(&container)?, &UNIT_DIRECTORIES.map(Path::new))?;
             unit.check_programs()?;
             units.push(unit);
         }

@@ -3,6 +3,7 @@
 use crate::parse::{Assignment, parse};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use sbx::Name;
+use sbx::host::UNIT_DIRECTORIES;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
@@ -11,13 +12,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Where the host's units lie that are its own.
-pub const LASTING: &str = "/etc/systemd/system";
+pub const LASTING: &str = UNIT_DIRECTORIES[0];
 
 /// Where they lie until the next boot.
-pub const VOLATILE: &str = "/run/systemd/system";
-
-/// Where the host's units lie, the strongest first.
-pub const DIRECTORIES: [&str; 4] = [LASTING, VOLATILE, "/usr/lib/systemd/system", "/lib/systemd/system"];
+pub const VOLATILE: &str = UNIT_DIRECTORIES[1];
 
 /// Where systemd looks for a program that is named without a path.
 const PROGRAMS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];

@@ -1,12 +1,12 @@
 //! What the document asks to be mounted: understood, or refused, before anything is touched.
 
 use super::file_system::FileSystem;
-use super::mountinfo;
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc::{
     MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_RELATIME, MOUNT_ATTR_STRICTATIME,
 };
+use sbx::mountinfo;
 use sbx::{Document, sys};
 use serde::Deserialize;
 use std::fmt;
