@@ -48,10 +48,11 @@ commit() { # NAME: makes the intent the definition, once all of it is on disk; f
     sync -- "$config"
 }
 
-# The lock is descriptor 9 until the script ends. The tools are run without it (9>&-): what they leave running would
-# hold it for ever.
+# The lock is descriptor 9, until the script and all steps that it has started have ended. What they leave running does
+# not have it: a holder closes all that it inherits.
 lock() { # NAME
-    local file=$runtime/$1.lock
+    local file
+    file=$(lock_file "$1")
     (umask 077 && mkdir -p -- "$runtime")
     while :; do
         exec 9>>"$file"
@@ -61,8 +62,11 @@ lock() { # NAME
     done
 }
 
+# No name begins with a dot: it is not the directory of another container.
+lock_file() { printf '%s' "$runtime/.$1.lock"; }
+
 unlink_lock() { # NAME: only while holding it
-    rm -f -- "$runtime/$1.lock"
+    rm -f -- "$(lock_file "$1")"
 }
 
 die_unlocked() { # NAME MESSAGE: when the lock is of a container that there is not
@@ -70,10 +74,14 @@ die_unlocked() { # NAME MESSAGE: when the lock is of a container that there is n
     die "$2"
 }
 
-first_failure() { # STATUS...: the status of the step that failed first; the ones after it had no document
+# The steps after the one that failed had no document (1), and those before it nobody to read theirs (141).
+first_failure() { # STATUS...: the status of the step that failed
     local status
     for status; do
-        [ "$status" -eq 0 ] || { printf '%s' "$status"; return; }
+        case $status in
+        0 | 141) ;;
+        *) printf '%s' "$status" && return ;;
+        esac
     done
     printf 0
 }

@@ -2,15 +2,15 @@
 
 use crate::Running;
 use crate::enter::{self, Forwarder};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 use sbx::holder::{Connection, Event, Role};
 use sbx::process::{Live, readable};
 use sbx::sys;
-use sbx::tool::Status;
-use sbx::{namespace, store};
-use std::fs;
+use sbx::tool::{self, Status};
+use sbx::{Name, namespace, store};
+use std::fs::{self, File};
 use std::io::{stderr, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -24,50 +24,66 @@ const READINESS: &str = "/run/sbx-notify";
 /// How many lines of a failed unit's journal are shown.
 const JOURNAL_LINES: &str = "20";
 
+/// How long the questions about units may take where nothing is left of the time to get ready.
+const CHECK_TIME: Duration = Duration::from_secs(10);
+
 /// Has the holder become the container's command; returns when that is ready, or with `wait` when it has ended.
 pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
     let Running { doc, holder } = running;
     let name = doc.name()?;
     let units: Vec<String> = doc.read("sbx.unit.names")?.unwrap_or_default();
+    if !units.is_empty() {
+        ensure!(!wait, "--wait: the status of a unit's container cannot be had");
+        boot_units(running, &name, &units, timeout)?;
+        return announce(&name, holder);
+    }
     let signals = wait.then(Forwarder::new).transpose()?;
     let mut connection = Connection::open(&name)?;
-    if units.is_empty() {
-        let role = if wait { Role::InitWhileConnected } else { Role::Init };
-        connection.send(role, doc, [stdin().as_fd(), stdout().as_fd(), stderr().as_fd()])?;
-        match connection.event()? {
-            Some(Event::Started) => {}
-            Some(Event::Failed(status)) => return Err(failed(status, wait)),
-            _ => bail!("the holder of {name} is gone"),
-        }
-    } else {
-        if wait {
-            bail!("--wait: the status of a unit's container cannot be had");
-        }
-        let ready = Readiness::bind(holder)?;
-        let mut doc = doc.clone();
-        let mut env: Vec<String> = doc.read("process.env")?.unwrap_or_default();
-        env.push(format!("NOTIFY_SOCKET={READINESS}"));
-        doc.set("process.env", env)?;
-        connection.send(Role::InPlace, &doc, [stdin().as_fd(), stdout().as_fd(), stderr().as_fd()])?;
-        // The connection closes as the holder becomes the init.
-        if let Some(Event::Failed(status)) = connection.event()? {
-            return Err(failed(status, wait));
-        }
-        let in_time = ready.wait(holder, timeout).with_context(|| format!("{name} is not ready"))?;
-        check(running, &units)?;
-        if !in_time {
-            bail!("{name} is not ready after {} s", timeout.as_secs());
-        }
+    let role = if wait { Role::InitWhileConnected } else { Role::Init };
+    connection.send(role, doc, [stdin().as_fd(), stdout().as_fd(), stderr().as_fd()])?;
+    match connection.event()? {
+        Some(Event::Started) => announce(&name, holder)?,
+        Some(Event::Failed(status)) => return Err(failed(status, wait)),
+        _ => bail!("the holder of {name} is gone"),
     }
-    let ready = store::ready(&name);
-    fs::write(&ready, "").with_context(|| format!("cannot write {}", ready.display()))?;
-    notify(holder)?;
     let Some(signals) = signals else { return Ok(()) };
-    signals.until(connection.as_fd(), &holder.fd)?;
+    // The holder passes them on. It may have ended meanwhile.
+    signals.until(connection.as_fd(), |signal| drop(holder.signal(signal)))?;
     match connection.event()? {
         Some(Event::Ended(code)) => Err(Status { code, message: None }.into()),
         _ => bail!("{name} was killed"),
     }
+}
+
+/// Has the holder become the init of the units, and waits until they are active.
+fn boot_units(running: &Running, name: &Name, units: &[String], timeout: Duration) -> Result<()> {
+    let Running { doc, holder } = running;
+    let deadline = Instant::now() + timeout;
+    let ready = Readiness::bind(holder)?;
+    let mut doc = doc.clone();
+    let mut env: Vec<String> = doc.read("process.env")?.unwrap_or_default();
+    env.push(format!("NOTIFY_SOCKET={READINESS}"));
+    doc.set("process.env", env)?;
+    // An init has a journal, and no business with the streams of whoever started it.
+    let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
+    let mut connection = Connection::open(name)?;
+    connection.send(Role::InPlace, &doc, [null.as_fd(); 3])?;
+    // The connection closes as the holder becomes the init.
+    if let Some(Event::Failed(status)) = connection.event()? {
+        return Err(failed(status, false));
+    }
+    let in_time = ready.wait(holder, deadline).with_context(|| format!("{name} is not ready"))?;
+    // Those that keep an init from getting ready are told by name too.
+    check(running, units, deadline.max(Instant::now() + CHECK_TIME))?;
+    ensure!(in_time, "{name} is not ready after {} s", timeout.as_secs());
+    Ok(())
+}
+
+/// From now on the container counts as running; a systemd above us is told so, and which process it is.
+fn announce(name: &Name, holder: &Live) -> Result<()> {
+    let ready = store::ready(name);
+    fs::write(&ready, "").with_context(|| format!("cannot write {}", ready.display()))?;
+    notify(holder)
 }
 
 /// The command was not executed. Its status is of use only to those who wait for the command's.
@@ -77,12 +93,12 @@ fn failed(status: Status, wait: bool) -> anyhow::Error {
 
 /// All wanted units must be active: an init is ready also when they have failed. Those that are not are named, and
 /// what they last said is shown.
-fn check(running: &Running, units: &[String]) -> Result<()> {
+fn check(running: &Running, units: &[String], deadline: Instant) -> Result<()> {
     let mut inactive = Vec::new();
     for unit in units {
-        if enter::ask(running, &["systemctl", "is-active", "--quiet", "--", unit])? != 0 {
+        if enter::ask(running, &["systemctl", "is-active", "--quiet", "--", unit], deadline)? != 0 {
             inactive.push(unit.as_str());
-            enter::ask(running, &["journalctl", "--no-pager", "--lines", JOURNAL_LINES, "--unit", unit])?;
+            enter::ask(running, &["journalctl", "--no-pager", "--lines", JOURNAL_LINES, "--unit", unit], deadline)?;
         }
     }
     if inactive.is_empty() {
@@ -107,7 +123,11 @@ impl Readiness {
             Ok(())
         };
         let Some(child) = sys::fork().context("cannot make a process")? else {
-            sys::exit(bind_inside(&fd).is_err().into());
+            let bound = bind_inside(&fd);
+            if let Err(error) = &bound {
+                tool::say("sbx-exec", &format!("{error:#}"));
+            }
+            sys::exit(bound.is_err().into());
         };
         match nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.pid), None) {
             Ok(nix::sys::wait::WaitStatus::Exited(_, 0)) => Ok(Self(fd.into())),
@@ -116,27 +136,26 @@ impl Readiness {
     }
 
     /// Waits for READY=1; says whether it came in time.
-    fn wait(&self, init: &Live, timeout: Duration) -> Result<bool> {
-        let deadline = Instant::now() + timeout;
+    fn wait(&self, init: &Live, deadline: Instant) -> Result<bool> {
         let mut message = [0; 4096];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let [said, ended] = readable([self.0.as_fd(), init.fd.as_fd()], Some(left))?;
-            if said {
+            if ended {
+                bail!("its init has ended");
+            } else if left.is_zero() {
+                return Ok(false);
+            } else if said {
                 let length = self.0.recv(&mut message).context("cannot hear from the init")?;
                 if message[..length].split(|b| *b == b'\n').any(|line| line == b"READY=1") {
                     return Ok(true);
                 }
-            } else if ended {
-                bail!("its init has ended");
-            } else if left.is_zero() {
-                return Ok(false);
             }
         }
     }
 }
 
-/// Tells a systemd above us that the service is up, and which process it is from now on.
+/// Tells the service manager whose socket is in the environment, if there is one (sd_notify(3)).
 fn notify(holder: &Live) -> Result<()> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let path = path.as_encoded_bytes();

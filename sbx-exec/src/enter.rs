@@ -3,7 +3,7 @@
 use crate::Running;
 use anyhow::{Context, Result, bail};
 use nix::libc;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -12,14 +12,22 @@ use sbx::confine::{Confinement, start};
 use sbx::namespace;
 use sbx::process::readable;
 use sbx::sys::{self, Child};
-use sbx::tool::Status;
+use sbx::tool::{self, Status};
 use std::ffi::OsString;
 use std::io::{IsTerminal, stdin};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 /// What is passed on to the command.
-const FORWARDED: [Signal; 6] =
-    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
+const FORWARDED: [Signal; 7] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+];
 
 /// Runs a command in the container with this process's standard streams, and waits for it. Returns its status.
 ///
@@ -30,7 +38,12 @@ pub fn run(running: &Running, command: Vec<OsString>) -> Result<Status> {
         Ok(child) => child,
         Err(failure) => return Ok(failure),
     };
-    signals.until(child.pidfd.as_fd(), &child.pidfd)?;
+    // The whole group, as the terminal would do it. It is the child's own, and its number is not given to another while
+    // the child has not been waited for. There may be nobody left in it.
+    let forward = |signal: i32| {
+        let _ = Signal::try_from(signal).and_then(|signal| killpg(Pid::from_raw(child.pid), signal));
+    };
+    signals.until(child.pidfd.as_fd(), forward)?;
     let code = match waitpid(Pid::from_raw(child.pid), None).context("cannot wait for the command")? {
         WaitStatus::Exited(_, status) => status as u8,
         WaitStatus::Signaled(_, signal, _) => 128 + signal as u8,
@@ -57,7 +70,7 @@ fn enter(running: &Running, command: Vec<OsString>) -> Result<Result<Child, Stat
     nix::sys::prctl::set_dumpable(false).context("cannot become undumpable")?;
     namespace::join(holder, namespace::flags(&doc)?)?;
     Ok(start(
-        || sys::clone3(0, cgroup.unified()),
+        || Ok(sys::clone3(0, cgroup.unified())?),
         || match cgroup.join_v1() {
             Ok(()) => confinement.become_command(),
             Err(error) => Status::own(error),
@@ -77,16 +90,12 @@ impl Forwarder {
         SignalFd::with_flags(&taken, flags).map(Self).context("cannot make a signal descriptor")
     }
 
-    /// Forwards signals to the process behind a pidfd, until there is something on `event`. What the terminal sends,
-    /// it sends to a child as well, since both are in one process group.
-    pub fn until(&self, event: BorrowedFd<'_>, pidfd: &OwnedFd) -> Result<()> {
+    /// Forwards signals until there is something on `event`.
+    pub fn until(&self, event: BorrowedFd<'_>, forward: impl Fn(i32)) -> Result<()> {
         loop {
             let [happened, signalled] = readable([event, self.0.as_fd()], None).context("cannot wait")?;
             while let (true, Ok(Some(signal))) = (signalled, self.0.read_signal()) {
-                if signal.ssi_code != libc::SI_KERNEL {
-                    // It may have ended meanwhile.
-                    let _ = sys::pidfd_send_signal(pidfd, signal.ssi_signo as i32);
-                }
+                forward(signal.ssi_signo as i32);
             }
             if happened {
                 return Ok(());
@@ -95,9 +104,10 @@ impl Forwarder {
     }
 }
 
-/// Runs a command in the container from a child of this process, which itself stays on the host. The command's stdout
-/// is this process's stderr: what it says is for people. Returns its exit status.
-pub fn ask(running: &Running, command: &[&str]) -> Result<u8> {
+/// Runs a command in the container from a child of this process, which itself stays on the host, and kills it at the
+/// deadline: the programs inside are the container's. The command's stdout is this process's stderr: what it says is
+/// for people. Returns its exit status.
+pub fn ask(running: &Running, command: &[&str], deadline: Instant) -> Result<u8> {
     let Some(child) = sys::fork().context("cannot make a process")? else {
         let quiet = || -> Result<Status> {
             let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())?;
@@ -105,10 +115,19 @@ pub fn ask(running: &Running, command: &[&str]) -> Result<u8> {
             sys::place(std::io::stderr(), 1)?;
             run(running, command.iter().map(OsString::from).collect())
         };
-        sys::exit(quiet().unwrap_or_else(Status::own).code.into());
+        let Status { code, message } = quiet().unwrap_or_else(Status::own);
+        if let Some(message) = message {
+            tool::say("sbx-exec", &message);
+        }
+        sys::exit(code.into());
     };
+    let left = deadline.saturating_duration_since(Instant::now());
+    let [ended] = readable([child.pidfd.as_fd()], Some(left)).context("cannot wait for a command")?;
+    if !ended {
+        sys::pidfd_send_signal(&child.pidfd, libc::SIGKILL).context("cannot kill a command")?;
+    }
     match waitpid(Pid::from_raw(child.pid), None).context("cannot wait for a command")? {
         WaitStatus::Exited(_, status) => Ok(status as u8),
-        other => bail!("{}: {other:?}", command.join(" ")),
+        _ => bail!("{}: no answer in time", command.join(" ")),
     }
 }

@@ -103,7 +103,10 @@ fn stop_container(options: &mut Parser) -> Result<()> {
             _ => source.take(arg, options)?,
         }
     }
-    stop::stop(&source.running()?, timeout.0)
+    match source.find()? {
+        (_, None) => Ok(()),
+        (doc, Some(holder)) => stop::stop(&Running { doc, holder }, timeout.0),
+    }
 }
 
 /// A running document and its holder.
@@ -119,13 +122,22 @@ struct Source(Option<RawFd>);
 impl Source {
     fn take(&mut self, arg: Argument, options: &mut Parser) -> Result<()> {
         match arg.long() {
-            "document" => self.0 = Some(tool::value(options)?),
+            "document" => self.0 = Some(tool::value::<Descriptor>(options)?.0),
             _ => return Err(arg.unexpected()),
         }
         Ok(())
     }
 
+    /// The document of a container that runs, and its holder.
     fn running(&self) -> Result<Running> {
+        match self.find()? {
+            (doc, Some(holder)) => Ok(Running { doc, holder }),
+            (doc, None) => bail!("container {} is not running", doc.name()?),
+        }
+    }
+
+    /// The document, and the holder if it still lives.
+    fn find(&self) -> Result<(Document, Option<Live>)> {
         let mut doc = match self.0 {
             None => tool::read_document()?,
             Some(number) => {
@@ -135,14 +147,26 @@ impl Source {
                 tool::parse(&bytes)?
             }
         };
-        let name = doc.name()?;
+        doc.name()?;
         let recorded: Recorded = doc.require("sbx.state.holder").context("not a running document")?;
-        let Some(holder) = recorded.open()? else { bail!("container {name} is not running") };
+        let holder = recorded.open()?;
         if !host::runs_selinux() {
             // It stays in the definition for the day when SELinux is on.
             doc.unset("process.selinuxLabel");
         }
-        Ok(Running { doc, holder })
+        Ok((doc, holder))
+    }
+}
+
+/// A descriptor that is none of the standard streams: those are the command's.
+struct Descriptor(RawFd);
+
+impl std::str::FromStr for Descriptor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number| *number >= 3 && text.bytes().all(|b| b.is_ascii_digit()));
+        number.map(Self).ok_or_else(|| format!("bad descriptor {text:?}: 3 or more"))
     }
 }
 

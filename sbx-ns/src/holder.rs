@@ -25,9 +25,6 @@ pub const VERB: &str = "hold";
 /// What the holder says on its status pipe once all is well.
 pub const READY: &str = "ready";
 
-/// What ends a holder that has not been told yet what to become.
-const STOPS: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
-
 /// The descriptors that the holder is started with: its control socket, the pipe that releases it, and the pipe on
 /// which it says how it fares.
 const LISTENER: RawFd = 3;
@@ -58,7 +55,7 @@ pub fn main() -> Result<()> {
         Ok(signals) => signals,
         Err(error) => {
             let _ = write!(status, "{error:#}");
-            return Err(error);
+            sys::exit(1);
         }
     };
     status.write_all(READY.as_bytes()).context("cannot report")?;
@@ -101,7 +98,8 @@ fn wait_for_order(listener: &UnixListener, signals: &SignalFd) -> Result<(UnixSt
         let [called, signalled] = readable([listener.as_fd(), signals.as_fd()], None).context("cannot wait")?;
         if signalled {
             while let Ok(Some(signal)) = signals.read_signal() {
-                if STOPS.contains(&(signal.ssi_signo as i32)) {
+                // Whatever the stop signal is: there is nothing to stop yet but this.
+                if signal.ssi_signo != libc::SIGCHLD as u32 {
                     sys::exit(0);
                 }
             }
@@ -128,7 +126,7 @@ impl Order {
     /// Becomes the command, or its init. The holder's end is the container's, whatever comes.
     fn carry_out(self, connection: &UnixStream, signals: &SignalFd) -> Result<()> {
         let failure = match self.role {
-            Role::InPlace => self.become_command(Confinement::become_command),
+            Role::InPlace => self.become_command(),
             Role::Init | Role::InitWhileConnected => {
                 let patron = (self.role == Role::InitWhileConnected).then_some(connection);
                 match self.start_command() {
@@ -146,19 +144,23 @@ impl Order {
         sys::exit(1);
     }
 
-    /// Takes on the profile, and starts the command in a session of its own.
+    /// Starts the command, and takes on the profile itself. In this order: the command may have fewer capabilities than
+    /// it takes to become it.
     fn start_command(self) -> Result<Child, Status> {
-        self.confinement.become_init().map_err(Status::own)?;
-        start(sys::fork, || match setsid() {
-            Ok(_) => self.become_command(Confinement::become_command_of_init),
-            Err(error) => Status::own(anyhow!(error).context("cannot make a session")),
-        })
+        let fork_and_confine = || -> Result<Option<Child>> {
+            let child = sys::fork()?;
+            if child.is_some() {
+                self.confinement.become_init()?;
+            }
+            Ok(child)
+        };
+        start(fork_and_confine, || self.become_command())
     }
 
     /// Makes the three descriptors the standard streams, and becomes the command. Returns only on failure.
-    fn become_command(&self, become_command: fn(&Confinement) -> Status) -> Status {
+    fn become_command(&self) -> Status {
         match self.streams.iter().zip(0..).try_for_each(|(fd, number)| sys::place(fd, number)) {
-            Ok(()) => become_command(&self.confinement),
+            Ok(()) => self.confinement.become_command(),
             Err(error) => Status::own(anyhow!(error).context("cannot place the standard streams")),
         }
     }

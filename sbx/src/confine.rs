@@ -12,14 +12,15 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chdir, execve, getcwd, setgroups, setresgid, setresuid};
-use rustix::fs::{CWD, OFlags, ResolveFlags, fstatfs, openat2};
+use nix::unistd::{Gid, Uid, chdir, execve, getcwd, setgroups, setresgid, setresuid, setsid};
+use rustix::fs::{CWD, FileType, OFlags, ResolveFlags, fstat, fstatfs, makedev, openat2};
 use rustix::io::fcntl_dupfd_cloexec;
 use seccompiler::BpfProgram;
 use serde::Deserialize;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write, pipe};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
@@ -116,26 +117,18 @@ impl Confinement {
         }
     }
 
-    /// Gives up the privileges, but stays the program and the user that it is: a container's init, for which each
-    /// command that it starts then calls [`Confinement::become_command_of_init`].
+    /// Gives up the privileges, but stays the program and the user that it is: the init of a container's command.
     pub fn become_init(&self) -> Result<()> {
         self.give_up(false)
     }
 
-    /// Changes identity and label, and executes the command, in a child of a process that went through
-    /// [`Confinement::become_init`]. Returns only on failure.
-    pub fn become_command_of_init(&self) -> Status {
-        match self.label().and_then(|()| self.directory()).and_then(|()| self.identity()) {
-            Ok(()) => self.execute(),
-            Err(error) => Status::own(error),
-        }
-    }
-
     /// The order in which privileges go.
     fn give_up(&self, identity: bool) -> Result<()> {
+        self.session()?;
         self.keyring()?;
         self.limits()?;
         if identity {
+            self.streams()?;
             // While this process may still write its own attributes, and before its procfs could be another's.
             self.label()?;
             // With the caller's rights: the directory may be closed to the user.
@@ -156,6 +149,36 @@ impl Confinement {
             nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")?;
             // Last, since it refuses calls that the steps above make.
             self.filter()?;
+        }
+        Ok(())
+    }
+
+    /// A session, and so a process group, of its own: a signal to its group would reach the caller's processes outside,
+    /// whatever PID namespace they are in (kill(2), pid 0).
+    fn session(&self) -> Result<()> {
+        match setsid() {
+            // It leads one already.
+            Ok(_) | Err(Errno::EPERM) => Ok(()),
+            Err(error) => Err(error).context("cannot make a session"),
+        }
+    }
+
+    /// A standard stream that is the host's null device becomes the container's, which is mounted read-only: through
+    /// the descriptor root inside could change the mode and owner of the host's.
+    fn streams(&self) -> Result<()> {
+        let null = |fd: BorrowedFd<'_>| {
+            fstat(fd).is_ok_and(|stat| {
+                FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3)
+            })
+        };
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        for (number, stream) in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].into_iter().enumerate() {
+            if null(stream) {
+                let open = || rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty());
+                let ours = open().context("cannot open the container's /dev/null")?;
+                ensure!(null(ours.as_fd()), "the container's /dev/null is not the null device");
+                sys::place(ours, number as i32).context("cannot replace a standard stream")?;
+            }
         }
         Ok(())
     }
@@ -282,7 +305,7 @@ impl Confinement {
 /// Starts a command in a child: `fork` makes it and returns `None` in it, where `become_command` returns only on
 /// failure. Returns once the command has been executed, or with what kept it from that.
 pub fn start(
-    fork: impl FnOnce() -> io::Result<Option<Child>>,
+    fork: impl FnOnce() -> Result<Option<Child>>,
     become_command: impl FnOnce() -> Status,
 ) -> Result<Child, Status> {
     let attempt = || -> Result<Result<Child, Status>> {

@@ -53,7 +53,7 @@ pub fn of(doc: &Document) -> Result<Vec<(&'static Kind, Namespace)>> {
     known.collect()
 }
 
-/// The kinds that a container has of its own.
+/// The kinds that a container does not have of whoever starts it: those made and those joined.
 pub fn flags(doc: &Document) -> Result<CloneFlags> {
     Ok(of(doc)?.iter().fold(CloneFlags::empty(), |flags, (kind, _)| flags | kind.flag))
 }

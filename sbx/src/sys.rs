@@ -3,11 +3,10 @@
 #![allow(unsafe_code)]
 
 use nix::libc;
-use std::ffi::CStr;
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// A child that [`clone3`] made.
+/// A child process.
 #[derive(Debug)]
 pub struct Child {
     /// Its pid in the caller's PID namespace.
@@ -52,19 +51,9 @@ pub fn clone3(flags: i32, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Child
     Ok(Some(Child { pid: pid as i32, pidfd }))
 }
 
-/// Makes a child process in the caller's namespaces. Returns `None` in the child. Not by clone3, which a confined
-/// process may not call: seccomp cannot see its flags.
+/// Makes a child process in the caller's namespaces. Returns `None` in the child.
 pub fn fork() -> Result<Option<Child>> {
-    // SAFETY: the tools have one thread, so the child may do whatever its parent might.
-    let pid = checked(unsafe { libc::fork() }.into())?;
-    if pid == 0 {
-        return Ok(None);
-    }
-    // SAFETY: touches no memory. The child has not been waited for, so its pid is still its own.
-    let pidfd = checked(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else owns it.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd as RawFd) };
-    Ok(Some(Child { pid: pid as i32, pidfd }))
+    clone3(0, None)
 }
 
 /// Changes the attributes of the mount at `mount` itself, and of all mounts below it if `recursive` (mount_setattr(2),
@@ -175,10 +164,4 @@ pub fn reset_sigchld() {
 pub fn exit(status: i32) -> ! {
     // SAFETY: never returns and touches no memory.
     unsafe { libc::_exit(status) }
-}
-
-/// The name that ps(1) shows for this process.
-pub fn set_name(name: &CStr) {
-    // A name is only for people: that it could not be set changes nothing.
-    let _ = nix::sys::prctl::set_name(name);
 }

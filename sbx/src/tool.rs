@@ -6,7 +6,7 @@ use lexopt::{Arg, Parser};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -132,10 +132,14 @@ pub fn note(tool: &str, message: &str) {
     }
 }
 
-/// Writes to stdout and makes sure that it arrived (`/dev/full`, a closed pipe).
+/// Writes to stdout and makes sure that it arrived (`/dev/full`). When nobody reads any more, a later step of the pipe
+/// failed and has spoken: the status is that of a program which SIGPIPE has ended.
 pub fn print(bytes: &[u8]) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).context("cannot write to stdout")
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Status { code: 141, message: None }.into()),
+        result => result.context("cannot write to stdout"),
+    }
 }
 
 /// All of stdin as one document. Refuses a terminal; fails silently when an earlier step left it empty.
