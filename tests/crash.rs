@@ -139,6 +139,18 @@ fn kill_and_delete(host: &Host, name: &str, count: usize, prepare: Option<&str>,
 }
 
 #[test]
+fn a_create_that_was_cut_short_in_its_last_step_is_found_by_delete() {
+    let host = Host::new();
+    let name = host.name("x");
+    let before = host.snapshot();
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    let config = host.path("config");
+    fs::hard_link(config.join(format!("{name}.json")), config.join(format!(".{name}.new"))).expect("a link");
+    host.service(&format!("delete {name}")).ok();
+    host.assert_as(&before, "delete");
+}
+
+#[test]
 fn a_killed_create_is_found_by_delete() {
     let host = Host::new();
     let name = host.name("x");
@@ -157,7 +169,7 @@ fn a_killed_create_is_found_by_delete() {
 fn a_killed_start_of_a_command_is_found_by_delete() {
     let host = Host::new();
     let name = host.name("x");
-    kill_and_delete(&host, &name, kills(2), Some(&format!("create {name} -- /bin/sleep 1000")), &["sbx-start", &name]);
+    kill_and_delete(&host, &name, kills(1), Some(&format!("create {name} -- /bin/sleep 1000")), &["sbx-start", &name]);
 }
 
 #[test]

@@ -1,0 +1,90 @@
+//! What root inside tries against the host, each first shown to work outside of a container.
+
+use crate::support::Host;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+/// A host with a running container of one command.
+fn running(host: &Host, name: &str) -> String {
+    let name = host.name(name);
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    host.service(&format!("start {name}")).ok();
+    name
+}
+
+#[test]
+fn a_signal_to_its_group_does_not_leave_the_container() {
+    let host = Host::new();
+    let name = running(&host, "a");
+    let script = |kill: &str| format!("sleep 1000 & {kill}; kill -0 $! && echo alive");
+    host.bash(&script("bash -c 'kill -9 0'")).assert_code(137);
+    let execute = format!("virt-sandbox-service execute {name} -- bash -c 'kill -9 0'");
+    let outcome = host.bash(&format!("{}; kill $!", script(&execute))).ok();
+    assert_eq!(outcome.text(), "alive", "{outcome}");
+}
+
+#[test]
+fn the_hosts_null_device_is_not_reached_through_a_stream() {
+    let host = Host::new();
+    let name = running(&host, "a");
+    let outside = host.bash("exec </dev/null; chmod 0666 /proc/self/fd/0 && echo changed").ok();
+    assert_eq!(outside.text(), "changed");
+    let chmod = "chmod 0666 /proc/self/fd/0 /proc/1/fd/0 2>&1";
+    let inside = host.bash(&format!("virt-sandbox-service execute {name} -- bash -c '{chmod}' </dev/null"));
+    assert_eq!(inside.code, 1, "{inside}");
+    assert!(inside.text().contains("Read-only file system"), "{inside}");
+    // It is a null device all the same.
+    let written = host.inside(&name, "echo x >/dev/null && echo written").ok();
+    assert_eq!(written.text(), "written");
+}
+
+#[test]
+fn a_command_may_have_fewer_capabilities_than_its_init_needs_to_start_it() {
+    let host = Host::new();
+    let name = host.name("a");
+    host.service(&format!("create --uid 33 {name} -- /bin/sleep 1000")).ok();
+    let definition = host.path("config").join(format!("{name}.json"));
+    host.bash(&format!("jq -c '.process.capabilities = {{}}' {0} >{0}.tmp && mv {0}.tmp {0}", definition.display()))
+        .ok();
+    host.service(&format!("start {name}")).ok();
+    let status = host.inside(&name, "sed -nE 's/^(Uid|CapEff|CapBnd):\\s*(\\S+).*/\\2/p' /proc/self/status").ok();
+    assert_eq!(status.text(), "33\n0000000000000000\n0000000000000000");
+}
+
+#[test]
+fn a_name_that_ends_like_a_lock_is_a_container_of_its_own() {
+    let host = Host::new();
+    let (one, other) = (running(&host, "a"), running(&host, "a.lock"));
+    assert_eq!(host.service("list --running").ok().text(), format!("{one}\n{other}"));
+}
+
+#[test]
+fn a_file_system_that_root_inside_replaces_before_a_start_does_not_reach_the_host() {
+    let host = Host::new();
+    let name = running(&host, "a");
+    // A canary whose places the tree's links name.
+    let canary = host.path("tmp/canary");
+    fs::create_dir(&canary).expect("a directory");
+    fs::write(canary.join("null"), "untouched").expect("a file");
+    for place in ["dev", "proc", "sys", "run", "tmp"] {
+        // As root inside can do it to its own tree.
+        host.inside(&name, "true").ok();
+        host.service(&format!("stop {name}")).ok();
+        let path = host.tree(&name).join(place);
+        let aside = host.tree(&name).join("aside");
+        fs::rename(&path, &aside).expect("rename");
+        std::os::unix::fs::symlink(&canary, &path).expect("a link");
+        let before = fs::metadata(&canary).expect("metadata").mtime_nsec();
+        let outcome = host.service(&format!("start {name}"));
+        if ["dev", "proc", "sys"].contains(&place) {
+            assert_eq!(outcome.code, 1, "{place}: {outcome}");
+        }
+        let after = fs::read_dir(&canary).expect("the canary").count();
+        assert_eq!((after, fs::metadata(&canary).expect("metadata").mtime_nsec()), (1, before), "{place}");
+        assert_eq!(fs::read_to_string(canary.join("null")).expect("the canary"), "untouched", "{place}");
+        host.service(&format!("stop {name}")).ok();
+        fs::remove_file(&path).expect("unlink");
+        fs::rename(&aside, &path).expect("rename");
+        host.service(&format!("start {name}")).ok();
+    }
+}
