@@ -75,7 +75,7 @@ die_unlocked() { # NAME MESSAGE: when the lock is of a container that there is n
 }
 
 # The steps after the one that failed had no document (1), and those before it nobody to read theirs (141).
-first_failure() { # STATUS...: the status of the step that failed
+first_failure() { # STATUS...: of a pipe that has failed, the status of the step that is to blame
     local status
     for status; do
         case $status in
@@ -83,7 +83,7 @@ first_failure() { # STATUS...: the status of the step that failed
         *) printf '%s' "$status" && return ;;
         esac
     done
-    printf 0
+    printf 1
 }
 
 running() { # NAME: its holder lives, and boot has said that it is ready
