@@ -88,3 +88,26 @@ fn a_file_system_that_root_inside_replaces_before_a_start_does_not_reach_the_hos
         host.service(&format!("start {name}")).ok();
     }
 }
+
+#[test]
+fn an_init_that_does_not_get_ready_does_not_hold_boot_beyond_its_time() {
+    let host = Host::new();
+    let name = host.name("a");
+    // It talks all the time, and its preloaded library makes each program that boot asks wait for ever.
+    host.unit("never.service", "[Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart=/bin/sleep 1000\n");
+    host.service(&format!("create -u never.service {name}")).ok();
+    let library = host.tree(&name).join("etc/wait.so");
+    let source = host.path("tmp/wait.c");
+    let wait = "#include <unistd.h>\n#include <string.h>\nextern char *program_invocation_short_name;\n\
+        __attribute__((constructor)) static void wait(void) { if (!strcmp(program_invocation_short_name, \"systemctl\")) pause(); }\n";
+    fs::write(&source, wait).expect("a source");
+    host.bash(&format!("gcc -D_GNU_SOURCE -shared -fPIC -o {} {}", library.display(), source.display())).ok();
+    fs::write(host.tree(&name).join("etc/ld.so.preload"), "/etc/wait.so\n").expect("a file");
+    let definition = host.path("config").join(format!("{name}.json"));
+    let bring_up = "sbx-cg create | sbx-ns create | sbx-net up | sbx-fs mount";
+    let begin = std::time::Instant::now();
+    let boot = host.bash(&format!("<{} {bring_up} | sbx-exec boot --timeout 2", definition.display()));
+    assert_eq!(boot.code, 1, "{boot}");
+    assert!(boot.stderr.contains("systemctl is-active --quiet -- never.service: no answer in time"), "{boot}");
+    assert!(begin.elapsed().as_secs() < 30, "{:?}", begin.elapsed());
+}

@@ -48,7 +48,7 @@ pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
     }
     let Some(signals) = signals else { return Ok(()) };
     // The holder passes them on. It may have ended meanwhile.
-    signals.until(connection.as_fd(), |signal| drop(holder.signal(signal)))?;
+    signals.until(connection.as_fd(), |signal| drop(holder.signal(signal)), None)?;
     match connection.event()? {
         Some(Event::Ended(code)) => Err(Status { code, message: None }.into()),
         _ => bail!("{name} was killed"),

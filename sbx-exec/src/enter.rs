@@ -16,7 +16,10 @@ use sbx::tool::{self, Status};
 use std::ffi::OsString;
 use std::io::{IsTerminal, stdin};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How much later than its command a process that waits for one is given up.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What is passed on to the command.
 const FORWARDED: [Signal; 7] = [
@@ -29,10 +32,11 @@ const FORWARDED: [Signal; 7] = [
     Signal::SIGWINCH,
 ];
 
-/// Runs a command in the container with this process's standard streams, and waits for it. Returns its status.
+/// Runs a command in the container with this process's standard streams, and waits for it; kills it at the deadline, if
+/// there is one. Returns its status.
 ///
 /// This process joins the container's namespaces, but for the PID namespace, which only its child is in.
-pub fn run(running: &Running, command: Vec<OsString>) -> Result<Status> {
+pub fn run(running: &Running, command: Vec<OsString>, deadline: Option<Instant>) -> Result<Status> {
     let signals = Forwarder::new()?;
     let child = match enter(running, command)? {
         Ok(child) => child,
@@ -43,7 +47,9 @@ pub fn run(running: &Running, command: Vec<OsString>) -> Result<Status> {
     let forward = |signal: i32| {
         let _ = Signal::try_from(signal).and_then(|signal| killpg(Pid::from_raw(child.pid), signal));
     };
-    signals.until(child.pidfd.as_fd(), forward)?;
+    if !signals.until(child.pidfd.as_fd(), forward, deadline)? {
+        sys::pidfd_send_signal(&child.pidfd, libc::SIGKILL).context("cannot kill the command")?;
+    }
     let code = match waitpid(Pid::from_raw(child.pid), None).context("cannot wait for the command")? {
         WaitStatus::Exited(_, status) => status as u8,
         WaitStatus::Signaled(_, signal, _) => 128 + signal as u8,
@@ -90,15 +96,16 @@ impl Forwarder {
         SignalFd::with_flags(&taken, flags).map(Self).context("cannot make a signal descriptor")
     }
 
-    /// Forwards signals until there is something on `event`.
-    pub fn until(&self, event: BorrowedFd<'_>, forward: impl Fn(i32)) -> Result<()> {
+    /// Forwards signals until there is something on `event`, or until the deadline; says whether there is.
+    pub fn until(&self, event: BorrowedFd<'_>, forward: impl Fn(i32), deadline: Option<Instant>) -> Result<bool> {
         loop {
-            let [happened, signalled] = readable([event, self.0.as_fd()], None).context("cannot wait")?;
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let [happened, signalled] = readable([event, self.0.as_fd()], left).context("cannot wait")?;
             while let (true, Ok(Some(signal))) = (signalled, self.0.read_signal()) {
                 forward(signal.ssi_signo as i32);
             }
-            if happened {
-                return Ok(());
+            if happened || left.is_some_and(|left| left.is_zero()) {
+                return Ok(happened);
             }
         }
     }
@@ -113,7 +120,7 @@ pub fn ask(running: &Running, command: &[&str], deadline: Instant) -> Result<u8>
             let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())?;
             sys::place(&null, 0)?;
             sys::place(std::io::stderr(), 1)?;
-            run(running, command.iter().map(OsString::from).collect())
+            run(running, command.iter().map(OsString::from).collect(), Some(deadline))
         };
         let Status { code, message } = quiet().unwrap_or_else(Status::own);
         if let Some(message) = message {
@@ -121,13 +128,14 @@ pub fn ask(running: &Running, command: &[&str], deadline: Instant) -> Result<u8>
         }
         sys::exit(code.into());
     };
-    let left = deadline.saturating_duration_since(Instant::now());
+    // Somewhat longer than it gives the command: it could have been stopped itself, before that is executed.
+    let left = deadline.saturating_duration_since(Instant::now()) + GRACE;
     let [ended] = readable([child.pidfd.as_fd()], Some(left)).context("cannot wait for a command")?;
     if !ended {
         sys::pidfd_send_signal(&child.pidfd, libc::SIGKILL).context("cannot kill a command")?;
     }
     match waitpid(Pid::from_raw(child.pid), None).context("cannot wait for a command")? {
-        WaitStatus::Exited(_, status) => Ok(status as u8),
+        WaitStatus::Exited(_, status) if Instant::now() < deadline => Ok(status as u8),
         _ => bail!("{}: no answer in time", command.join(" ")),
     }
 }

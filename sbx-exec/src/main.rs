@@ -73,7 +73,7 @@ fn run_command(options: &mut Parser) -> Result<()> {
         }
     }
     let running = source.running()?;
-    Err(enter::run(&running, command)?.into())
+    Err(enter::run(&running, command, None)?.into())
 }
 
 fn boot_init(options: &mut Parser) -> Result<()> {
