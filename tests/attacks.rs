@@ -111,3 +111,21 @@ fn an_init_that_does_not_get_ready_does_not_hold_boot_beyond_its_time() {
     assert!(boot.stderr.contains("systemctl is-active --quiet -- never.service: no answer in time"), "{boot}");
     assert!(begin.elapsed().as_secs() < 30, "{:?}", begin.elapsed());
 }
+
+#[test]
+fn cgroups_that_root_inside_has_made_deeper_than_a_path_is_long_are_removed() {
+    let host = Host::new();
+    let name = host.name("a");
+    host.unit("idle.service", "[Service]\nExecStart=/bin/sleep 1000\n");
+    let before = host.snapshot();
+    host.service(&format!("create -u idle.service {name}")).ok();
+    host.service(&format!("start {name}")).ok();
+    let deep = "cd /sys/fs/cgroup/systemd 2>/dev/null || cd /sys/fs/cgroup; n=$(printf 'd%.0s' {1..200}); \
+        for i in {1..30}; do mkdir $n && cd $n || exit; done; pwd | wc -c";
+    let length: usize = host.inside(&name, deep).ok().text().parse().expect("a number");
+    assert!(length > 4096, "{length}");
+    // An init that was stopped would have tidied up.
+    host.line(&format!("sbx-ns remove {name}")).ok();
+    host.service(&format!("delete {name}")).ok();
+    host.assert_as(&before, "delete");
+}

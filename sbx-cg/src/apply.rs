@@ -10,6 +10,8 @@ use sbx::process::Recorded;
 use sbx::{Document, Name, store, tool};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -258,40 +260,60 @@ fn bases(name: &Name, hierarchies: &[Hierarchy]) -> BTreeSet<PathBuf> {
     places.chain(hierarchies.iter().filter_map(|hierarchy| delegated(hierarchy, name))).chain(recorded).collect()
 }
 
-/// Kills what is in a cgroup and below, and removes it from the leaves up, until nothing is left.
+/// Kills what is in a cgroup and below, and removes it, until nothing is left.
 fn remove_tree(cgroup: &Path, deadline: Instant) -> Result<()> {
-    loop {
-        if !cgroup.exists() {
-            return Ok(());
-        }
-        let tree = tree(cgroup);
+    let failed = || format!("cannot remove the cgroup {}", cgroup.display());
+    while cgroup.exists() {
         // It reaches also what is being forked.
-        if fs::write(cgroup.join(KILL), "1").is_err() {
-            tree.iter().try_for_each(|cgroup| kill(cgroup))?;
+        let all_killed = fs::write(cgroup.join(KILL), "1").is_ok();
+        let left = remove_from_the_leaves(cgroup, all_killed).with_context(failed)?;
+        if let Some(error) = left.filter(|_| Instant::now() > deadline) {
+            return Err(error).with_context(failed);
         }
-        let mut left = tree.iter().rev().filter_map(|cgroup| fs::remove_dir(cgroup).err());
-        match left.find(|error| error.kind() != ErrorKind::NotFound) {
-            None => return Ok(()),
-            Some(error) if Instant::now() > deadline => {
-                return Err(error).with_context(|| format!("cannot remove the cgroup {}", cgroup.display()));
-            }
-            // A killed process leaves its cgroup a moment later.
-            Some(_) => std::thread::sleep(Duration::from_millis(1)),
-        }
+        // A killed process leaves its cgroup a moment later.
+        std::thread::sleep(Duration::from_millis(1));
     }
+    Ok(())
 }
 
-/// A cgroup and all below it, parents first.
-fn tree(cgroup: &Path) -> Vec<PathBuf> {
-    let mut all = vec![cgroup.to_owned()];
-    let mut next = 0;
-    while let Some(cgroup) = all.get(next) {
-        let entries = fs::read_dir(cgroup).into_iter().flatten().flatten();
-        let children: Vec<_> = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
-        all.extend(children);
-        next += 1;
+/// Goes once through a cgroup and all below it, and removes what it can; returns why some is left. It goes by steps of
+/// one name: root inside may have made cgroups that lie deeper than a path is long.
+fn remove_from_the_leaves(cgroup: &Path, all_killed: bool) -> Result<Option<Error>> {
+    env::set_current_dir(cgroup)?;
+    let mut left = None;
+    let mut names: Vec<OsString> = Vec::new();
+    let mut to_visit = vec![children()?];
+    while let Some(children_left) = to_visit.last_mut() {
+        if let Some(child) = children_left.pop() {
+            // One that is gone is gone.
+            if env::set_current_dir(&child).is_ok() {
+                names.push(child);
+                to_visit.push(children()?);
+            }
+            continue;
+        }
+        if !all_killed {
+            kill(Path::new("."))?;
+        }
+        to_visit.pop();
+        let name = names.pop();
+        env::set_current_dir(if name.is_some() { "..".as_ref() } else { Path::new("/") })?;
+        let removed = fs::remove_dir(name.as_ref().map_or(cgroup, Path::new));
+        left = removed.err().filter(|error| error.kind() != ErrorKind::NotFound).or(left);
     }
-    all
+    Ok(left)
+}
+
+/// The names of the cgroups right below the current directory.
+fn children() -> Result<Vec<OsString>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(".")? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            names.push(entry.file_name());
+        }
+    }
+    Ok(names)
 }
 
 /// Kills each process of one cgroup, by a descriptor that was opened while the process was in it.

@@ -24,7 +24,7 @@ struct Mount {
 
 const MOUNTS: [Mount; 10] = [
     mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
-    // Not noexec, which would forbid to map /dev/zero executable; not nodev, since it holds the device nodes.
+    // Not nodev, and not noexec, which would forbid to map /dev/zero executable: other runtimes make the nodes in it.
     tmpfs("/dev", &["nosuid", "strictatime", "mode=755"], 64, 64),
     mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
     tmpfs("/dev/shm", &["nosuid", "noexec", "nodev", "mode=1777"], 64 << 10, 1 << 10),
@@ -51,19 +51,28 @@ const SHARED: [&str; 5] = ["rbind", "rro", "ro", "rnodev", "rprivate"];
 /// host whose /usr is not merged.
 const PROGRAMS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
-/// What the container must not read: the host's hardware, memory, keys and power (CVE-2018-10892, CVE-2020-8694). The union of what Docker, Podman and systemd-nspawn mask.
-const MASKED: [&str; 14] = [
+/// What the container must not read: the host's hardware, memory, keys and power (CVE-2018-10892, CVE-2020-8694). The
+/// union of what Docker, Podman and systemd-nspawn mask, and what the kernel shows to uid 0 without a capability: the
+/// state and addresses of its memory, and switches of its debugging.
+const MASKED: [&str; 21] = [
     "/proc/acpi",
     "/proc/asound",
+    "/proc/dynamic_debug",
     "/proc/interrupts",
     "/proc/kallsyms",
     "/proc/kcore",
     "/proc/keys",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
     "/proc/latency_stats",
+    "/proc/pagetypeinfo",
     "/proc/sched_debug",
     "/proc/scsi",
+    "/proc/slabinfo",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/proc/vmallocinfo",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
     "/sys/fs/selinux",

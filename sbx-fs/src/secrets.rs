@@ -16,7 +16,7 @@ const LOCKED: [&str; 4] = ["/etc/shadow", "/etc/gshadow", "/etc/passwd", "/etc/g
 
 /// What is left out, and why. `*` stands for any part of a name; a pattern without `/` is a name in any directory. A
 /// directory whose content alone is secret stays, since packages and services expect it.
-const SECRETS: [(&str, &str); 46] = [
+const SECRETS: [(&str, &str); 61] = [
     ("/etc/shadow-", "earlier passwords"),
     ("/etc/shadow.*", "earlier passwords"),
     ("/etc/gshadow-", "earlier passwords"),
@@ -25,10 +25,12 @@ const SECRETS: [(&str, &str); 46] = [
     ("/etc/group-", "earlier passwords"),
     ("/etc/security/opasswd*", "earlier passwords"),
     ("/etc/ssh/ssh_host_*", "the host's SSH identity"),
+    ("/etc/dropbear/*", "the host's SSH identity"),
     ("/etc/ssl/private/*", "private keys of TLS"),
     ("/etc/pki/private/*", "private keys of TLS"),
     ("/etc/pki/*/private/*", "private keys of TLS"),
     ("/etc/pki/nssdb/key*.db", "private keys of TLS"),
+    ("/etc/ipa/nssdb/*", "private keys of TLS, and their password"),
     ("/etc/letsencrypt/accounts", "the account that certificates are issued to"),
     ("/etc/letsencrypt/archive", "private keys of TLS"),
     ("/etc/letsencrypt/keys", "private keys of TLS"),
@@ -40,22 +42,35 @@ const SECRETS: [(&str, &str); 46] = [
     ("/etc/sbx", "the definitions of all containers"),
     (".git", "history, with the secrets of all of /etc (etckeeper)"),
     ("/etc/sssd/*", "passwords of the directory service"),
+    ("/etc/nslcd.conf", "passwords of the directory service"),
+    ("/etc/pam_radius_auth.conf", "passwords of the directory service"),
+    ("/etc/sasldb2", "passwords of mail"),
+    ("/etc/postfix/sasl_passwd*", "passwords of mail"),
     ("/etc/*.secret", "passwords of the directory service"),
     ("/etc/NetworkManager/system-connections/*", "passwords of networks"),
     ("/etc/netplan/*", "passwords of networks"),
     ("/etc/wpa_supplicant/*", "passwords of networks"),
+    ("/etc/iwd/*", "passwords of networks"),
+    ("/etc/hostapd/*", "passwords of networks"),
+    ("/etc/network/interfaces*", "passwords of networks"),
     ("/etc/ppp/*-secrets", "passwords of networks"),
     ("/etc/wireguard/*", "keys of tunnels"),
+    ("/etc/systemd/network/*.netdev", "keys of tunnels"),
     ("/etc/ipsec.secrets", "keys of tunnels"),
     ("/etc/ipsec.d/private/*", "keys of tunnels"),
     ("/etc/swanctl/private/*", "keys of tunnels"),
     ("/etc/cryptsetup-keys.d/*", "keys of disks"),
     ("/etc/luks/*", "keys of disks"),
+    ("/etc/keys/*", "keys of disks"),
     ("/etc/iscsi/*", "the host's identity and passwords in the storage network"),
+    ("/etc/nvme/*", "the host's identity and passwords in the storage network"),
+    ("/etc/target/*", "passwords of the storage network"),
+    ("/etc/davfs2/secrets", "passwords of file servers"),
     ("/etc/ceph/*.keyring", "keys of the storage cluster"),
     ("/etc/corosync/authkey", "key of the cluster"),
     ("/etc/pacemaker/authkey", "key of the cluster"),
     ("/etc/kubernetes", "keys of the cluster"),
+    ("/etc/rancher", "keys of the cluster"),
     ("/etc/credstore*", "systemd credentials, of any service"),
     ("/etc/libvirt/secrets", "keys of virtual machines' disks"),
     ("/etc/apt/auth.conf*", "passwords of package repositories"),
@@ -192,11 +207,15 @@ fn read(file: &File, most: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether one of the lines begins a private key, as PEM, OpenSSH, OpenPGP and OpenVPN write it.
+/// Whether one of the lines begins a private key, as PEM, OpenSSH, OpenPGP and OpenVPN write it, also within YAML and
+/// JSON.
 fn has_private_key(bytes: &[u8]) -> bool {
-    let contains = |line: &[u8], text: &str| line.windows(text.len()).any(|part| part == text.as_bytes());
-    let mut begins = bytes.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"-----BEGIN "));
-    begins.any(|line| contains(line, "PRIVATE KEY") || contains(line, "OpenVPN Static key"))
+    const BEGIN: &[u8] = b"-----BEGIN ";
+    let contains = |line: &[u8], text: &[u8]| line.windows(text.len()).any(|part| part == text);
+    let mut begins = bytes.split(|byte| *byte == b'\n').filter(|line| contains(line, BEGIN));
+    begins.any(|line| {
+        contains(line, b"PRIVATE KEY-----") || contains(line, b"PRIVATE KEY BLOCK") || contains(line, b"OpenVPN ")
+    })
 }
 
 /// A shadow(5) file, or one like it, with `!` in place of every password, which no password matches. A locked
@@ -277,10 +296,12 @@ mod tests {
             "-----BEGIN OPENSSH PRIVATE KEY-----",
             "-----BEGIN PGP PRIVATE KEY BLOCK-----",
             "#\n-----BEGIN OpenVPN Static key V1-----\r\n",
+            "  key: |\n    -----BEGIN PRIVATE KEY-----\n",
+            r#"{"private_key": "-----BEGIN PRIVATE KEY-----\nMII"}"#,
         ] {
             assert!(has_private_key(key.as_bytes()), "{key}");
         }
-        for other in ["", "-----BEGIN CERTIFICATE-----\nPRIVATE KEY", "grep -----BEGIN PRIVATE KEY-----", "BEGIN"] {
+        for other in ["", "-----BEGIN CERTIFICATE-----\nPRIVATE KEY", "BEGIN"] {
             assert!(!has_private_key(other.as_bytes()), "{other}");
         }
     }

@@ -35,7 +35,8 @@ fn logical_lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut begun = String::new();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    for line in text.lines().map(str::trim_start).filter(|line| !line.starts_with(['#', ';'])) {
+    // systemd ends a line at any of these.
+    for line in text.split(['\n', '\r', '\0']).map(str::trim_start).filter(|line| !line.starts_with(['#', ';'])) {
         begun.push_str(line);
         // A backslash that is itself escaped continues nothing.
         let backslashes = line.bytes().rev().take_while(|b| *b == b'\\').count();

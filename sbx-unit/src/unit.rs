@@ -118,9 +118,14 @@ impl Unit {
         })?;
         let target = path.canonicalize().with_context(|| format!("cannot follow {}", path.display()))?;
         ensure!(target != Path::new("/dev/null"), "{name} is masked by {}", path.display());
+        let file = target.metadata().with_context(|| format!("cannot read {}", target.display()))?;
+        ensure!(file.is_file(), "{name}: {} is not a file", target.display());
+        ensure!(file.len() > 0, "{name} is masked by {}, which is empty", target.display());
+        // The container has the units that lie in these directories, and no others.
+        let within = |directory: &&Path| directory.canonicalize().is_ok_and(|directory| target.starts_with(directory));
+        ensure!(directories.iter().any(within), "{name} leads to {}, where no units are", target.display());
         let name = real_name(name, &target)?;
         let mut assignments = read(&target)?;
-        ensure!(!assignments.is_empty(), "{name} is masked by {}, which is empty", target.display());
         for path in drop_ins(&name, directories) {
             assignments.extend(read(&path)?);
         }
@@ -179,7 +184,7 @@ fn drop_ins(name: &UnitName, directories: &[&Path]) -> Vec<PathBuf> {
         for directory in directories {
             // One that cannot be read is not there.
             for entry in fs::read_dir(directory.join(&drop_in)).into_iter().flatten().flatten() {
-                if entry.path().extension() == Some(OsStr::new("conf")) {
+                if entry.path().extension() == Some(OsStr::new("conf")) && entry.path().is_file() {
                     found.entry(entry.file_name()).or_insert_with(|| entry.path());
                 }
             }
@@ -205,8 +210,8 @@ pub fn volatile(name: &UnitName, volatile: &Path, lasting: &Path) -> Result<Vec<
 }
 
 fn read(path: &Path) -> Result<Vec<Assignment>> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    parse(&text).with_context(|| path.display().to_string())
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    parse(&String::from_utf8_lossy(&text)).with_context(|| path.display().to_string())
 }
 
 /// The program of a command line, less the prefixes and quotes that systemd takes away.

@@ -4,8 +4,13 @@ use std::fs;
 use std::path::Path;
 
 /// Where the host's units lie, the strongest first (systemd.unit(5)).
-pub const UNIT_DIRECTORIES: [&str; 4] =
-    ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+pub const UNIT_DIRECTORIES: [&str; 5] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
 
 /// Whether systemd runs here as PID 1 (sd_booted(3)) and can be asked: its directory alone also exists inside a PID
 /// namespace of its own, where PID 1 is another program.

@@ -204,9 +204,9 @@ impl Attributes {
 
 impl Bind {
     /// A device node. Read-only: the device can be written to all the same, but its owner and mode, which are the
-    /// host's, cannot be changed.
+    /// host's, cannot be changed. Not noexec, which would forbid to map /dev/zero executable.
     fn node(path: &str, major: u32, minor: u32) -> Self {
-        let attributes = Attributes::of(&["ro", "nosuid", "noexec", "dev"]);
+        let attributes = Attributes::of(&["ro", "nosuid", "exec", "dev"]);
         Self { path: path.into(), recursive: false, device: Some((major, minor)), attributes }
     }
 

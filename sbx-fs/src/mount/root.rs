@@ -70,6 +70,7 @@ impl Root {
         let failed = || format!("cannot make the link {path}");
         let (directory, name) = path.rsplit_once('/').with_context(failed)?;
         let directory = self.place(Path::new(directory), true)?;
+        ensure!(self.own.contains(&mount_id(&directory)?), "{path}: its directory is not the container's own");
         symlinkat(target, directory, name).with_context(failed)
     }
 
