@@ -57,13 +57,10 @@ pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
 
 /// Has the holder become the init of the units, and waits until they are active.
 fn boot_units(running: &Running, name: &Name, units: &[String], timeout: Duration) -> Result<()> {
-    let Running { doc, holder } = running;
+    let holder = &running.holder;
     let deadline = Instant::now() + timeout;
     let ready = Readiness::bind(holder)?;
-    let mut doc = doc.clone();
-    let mut env: Vec<String> = doc.read("process.env")?.unwrap_or_default();
-    env.push(format!("NOTIFY_SOCKET={READINESS}"));
-    doc.set("process.env", env)?;
+    let doc = running.with_env([format!("NOTIFY_SOCKET={READINESS}")])?;
     // An init has a journal, and no business with the streams of whoever started it.
     let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
     let mut connection = Connection::open(name)?;
@@ -129,10 +126,8 @@ impl Readiness {
             }
             sys::exit(bound.is_err().into());
         };
-        match nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.pid), None) {
-            Ok(nix::sys::wait::WaitStatus::Exited(_, 0)) => Ok(Self(fd.into())),
-            _ => bail!("cannot bind the readiness socket {READINESS} in the container"),
-        }
+        ensure!(child.wait()? == 0, "cannot bind the readiness socket {READINESS} in the container");
+        Ok(Self(fd.into()))
     }
 
     /// Waits for READY=1; says whether it came in time.

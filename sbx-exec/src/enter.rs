@@ -1,11 +1,10 @@
 //! A further process in a running container: the routine behind `run` and behind what boot asks of an init.
 
 use crate::Running;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use sbx::cgroup::{Cgroups, Entry};
 use sbx::confine::{Confinement, start};
@@ -50,31 +49,20 @@ pub fn run(running: &Running, command: Vec<OsString>, deadline: Option<Instant>)
     if !signals.until(child.pidfd.as_fd(), forward, deadline)? {
         sys::pidfd_send_signal(&child.pidfd, libc::SIGKILL).context("cannot kill the command")?;
     }
-    let code = match waitpid(Pid::from_raw(child.pid), None).context("cannot wait for the command")? {
-        WaitStatus::Exited(_, status) => status as u8,
-        WaitStatus::Signaled(_, signal, _) => 128 + signal as u8,
-        other => bail!("the command ended strangely: {other:?}"),
-    };
-    Ok(Status { code, message: None })
+    Ok(Status { code: child.wait()?, message: None })
 }
 
 fn enter(running: &Running, command: Vec<OsString>) -> Result<Result<Child, Status>> {
     let Running { doc, holder } = running;
-    let mut doc = doc.clone();
-    if stdin().is_terminal()
-        && let Ok(term) = std::env::var("TERM")
-    {
-        let mut env: Vec<String> = doc.read("process.env")?.unwrap_or_default();
-        env.push(format!("TERM={term}"));
-        doc.set("process.env", env)?;
-    }
-    let confinement = Confinement::new(&doc)?.with_command(command)?;
+    let term = std::env::var("TERM").ok().filter(|_| stdin().is_terminal());
+    let confinement =
+        Confinement::new(&running.with_env(term.map(|term| format!("TERM={term}")))?)?.with_command(command)?;
     let cgroups: Cgroups = doc.read("sbx.state.cgroups")?.unwrap_or_default();
     let cgroup = Entry::open(&cgroups.exec)?;
     // From here on a process of the container could otherwise trace this one, which still has the host's descriptors
     // and rights (CVE-2016-9962). The child inherits it, until it executes the command.
     nix::sys::prctl::set_dumpable(false).context("cannot become undumpable")?;
-    namespace::join(holder, namespace::flags(&doc)?)?;
+    namespace::join(holder, namespace::flags(doc)?)?;
     Ok(start(
         || Ok(sys::clone3(0, cgroup.unified())?),
         || match cgroup.join_v1() {
@@ -134,8 +122,7 @@ pub fn ask(running: &Running, command: &[&str], deadline: Instant) -> Result<u8>
     if !ended {
         sys::pidfd_send_signal(&child.pidfd, libc::SIGKILL).context("cannot kill a command")?;
     }
-    match waitpid(Pid::from_raw(child.pid), None).context("cannot wait for a command")? {
-        WaitStatus::Exited(_, status) if Instant::now() < deadline => Ok(status as u8),
-        _ => bail!("{}: no answer in time", command.join(" ")),
-    }
+    let code = child.wait()?;
+    ensure!(Instant::now() < deadline, "{}: no answer in time", command.join(" "));
+    Ok(code)
 }

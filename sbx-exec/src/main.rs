@@ -115,6 +115,17 @@ pub struct Running {
     holder: Live,
 }
 
+impl Running {
+    /// The document with more variables in its environment.
+    fn with_env(&self, variables: impl IntoIterator<Item = String>) -> Result<Document> {
+        let mut doc = self.doc.clone();
+        let mut env: Vec<String> = doc.read("process.env")?.unwrap_or_default();
+        env.extend(variables);
+        doc.set("process.env", env)?;
+        Ok(doc)
+    }
+}
+
 /// Where the running document comes from: stdin, or a descriptor that leaves stdin to the command.
 #[derive(Debug, Default)]
 struct Source(Option<RawFd>);

@@ -12,8 +12,6 @@ mod root;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use file_system::FileSystem;
 use nix::sched::CloneFlags;
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
 use plan::{Bind, Host, Mount, Plan, ReadOnly, Source};
 use procfs::Procfs;
 use root::Root;
@@ -121,8 +119,8 @@ fn in_child(work: impl FnOnce() -> Result<()>) -> Result<()> {
     drop(into);
     let mut message = String::new();
     out.read_to_string(&mut message).context("cannot hear from the process that mounts")?;
-    match waitpid(Pid::from_raw(child.pid), None).context("cannot wait for the process that mounts")? {
-        WaitStatus::Exited(_, 0) => Ok(()),
+    match child.wait()? {
+        0 => Ok(()),
         _ if message.is_empty() => bail!("the process that mounts ended without a word"),
         _ => Err(anyhow!(message)),
     }

@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::setsid;
 use sbx::confine::{Confinement, start};
 use sbx::holder::{Event, Role, receive, tell};
-use sbx::process::readable;
+use sbx::process::{ended, readable};
 use sbx::sys::{self, Child};
 use sbx::tool::Status;
 use std::fs::File;
@@ -193,10 +193,12 @@ fn supervise(command: &Child, signals: &SignalFd, patron: Option<&UnixStream>) -
 fn reap() -> Option<(i32, u8)> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, status)) => return Some((pid.as_raw(), status as u8)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => return Some((pid.as_raw(), 128 + signal as u8)),
             Ok(WaitStatus::StillAlive) | Err(_) => return None,
-            Ok(_) => {}
+            // What has only stopped is passed over.
+            Ok(status) => match ended(status) {
+                None => {}
+                ended => return ended,
+            },
         }
     }
 }

@@ -1,8 +1,10 @@
 //! When a recorded process is believed, and how it is signalled.
 
+use crate::sys::Child;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{WaitStatus, waitpid};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -76,6 +78,24 @@ impl Live {
     /// Whether it has ended, though its parent may not have waited for it.
     pub fn has_ended(&self) -> Result<bool> {
         self.wait(Some(Duration::ZERO))
+    }
+}
+
+impl Child {
+    /// Waits for its end. Returns its status as a shell would: 128 and the number of the signal that ended it.
+    pub fn wait(&self) -> Result<u8> {
+        let status = waitpid(nix::unistd::Pid::from_raw(self.pid), None).context("cannot wait for a child")?;
+        let (_, code) = ended(status).with_context(|| format!("child {} ended strangely: {status:?}", self.pid))?;
+        Ok(code)
+    }
+}
+
+/// The pid of a child that has ended, and its status as a shell would give it; `None` if it has not.
+pub fn ended(status: WaitStatus) -> Option<(i32, u8)> {
+    match status {
+        WaitStatus::Exited(pid, status) => Some((pid.as_raw(), status as u8)),
+        WaitStatus::Signaled(pid, signal, _) => Some((pid.as_raw(), 128 + signal as u8)),
+        _ => None,
     }
 }
 

@@ -97,9 +97,6 @@ impl Seccomp {
                 }
             }
         }
-        if default == SeccompAction::Allow {
-            let_through.clear();
-        }
         let mut programs = Vec::new();
         if default != SeccompAction::Allow {
             programs.push(program(let_through, default, SeccompAction::Allow)?);
