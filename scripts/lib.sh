@@ -3,7 +3,8 @@
 set -euo pipefail
 
 scripts=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
-PATH=$scripts/../target/bin:$PATH
+# Installed, the tools lie beside the scripts; in the source, where scripts/build puts them.
+[ -x "$scripts/sbx-ns" ] && PATH=$scripts:$PATH || PATH=$scripts/../target/bin:$PATH
 
 config=${SBX_CONFIG_DIR:-/etc/sbx}
 # shellcheck disable=SC2034 # not every script that reads this file has a use for it

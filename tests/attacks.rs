@@ -1,8 +1,8 @@
 //! What root inside tries against the host, each first shown to work outside of a container.
 
-use crate::support::Host;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use support::Host;
 
 /// A host with a running container of one command.
 fn running(host: &Host, name: &str) -> String {

@@ -1,12 +1,12 @@
 //! Situations that administrators of other container tools met and reported.
 
-use crate::support::{Host, binaries};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use support::{Host, binaries};
 
 /// Creates and starts a container of a unit that no package owns.
 fn start_unit(host: &Host, name: &str, unit: &str, text: &str) {
@@ -262,7 +262,7 @@ fn a_limit_that_cannot_be_enforced_is_an_error() {
     let host = Host::new();
     let name = host.name("a");
     if !Path::new("/sys/fs/cgroup/memory").is_dir() {
-        return crate::support::skip("no v1 memory hierarchy to take away");
+        return support::skip("no v1 memory hierarchy to take away");
     }
     let limited = host.line(&format!("sbx-cg limit --name {name} --memory 64M")).ok().stdout;
     host.bash("umount /sys/fs/cgroup/memory").ok();

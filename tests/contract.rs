@@ -1,12 +1,12 @@
 //! docs/contract.md: every verb of every tool against every number of it.
 
-use crate::support::{Host, Outcome};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Map, Number, Value, json};
 use std::fmt::{self, Display};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use support::{Host, Outcome};
 
 /// A verb that reads a document and prints one, called in a way that works.
 pub struct Filter {

@@ -1,7 +1,6 @@
 //! What is left by many at once and by SIGKILL at any moment: nothing that the undo does not find.
 
 use crate::contract::{UNDOS, applies};
-use crate::support::{Host, Outcome, skip};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, fs, thread};
+use support::{Host, Outcome, skip};
 
 /// How often something is killed; `SBX_KILLS` says how often in all.
 fn kills(share: usize) -> usize {

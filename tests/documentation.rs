@@ -1,11 +1,11 @@
 //! What people read and what their shell completes, held to what the tools and scripts do.
 
-use crate::support::{Host, scripts, skip};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use support::{Host, scripts, skip};
 
 /// The project's directory.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");

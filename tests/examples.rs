@@ -1,8 +1,8 @@
 //! scripts/examples: each does what it says, and leaves the host as it was.
 
-use crate::support::{Host, Outcome, scripts, skip};
 use std::fs;
 use std::path::Path;
+use support::{Host, Outcome, scripts, skip};
 
 /// Runs an example on a host that must be as before when it has ended.
 #[track_caller]

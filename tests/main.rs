@@ -8,4 +8,3 @@ mod documentation;
 mod examples;
 mod refusals;
 mod service;
-mod support;

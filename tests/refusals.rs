@@ -1,8 +1,8 @@
 //! What virt-sandbox-service refuses: one line that names it, and the host as before.
 
-use crate::support::{Host, Outcome, scripts};
 use std::fs;
 use std::os::unix::fs::symlink;
+use support::{Host, Outcome, scripts};
 
 /// Asserts that `attempt` fails with one line of `tool` that has `words`, and changes nothing.
 #[track_caller]
@@ -177,7 +177,7 @@ fn without(host: &Host, missing: &str, line: &str) -> Outcome {
     fs::create_dir_all(farm.join("bin")).expect("a directory");
     for (from, to) in [
         (scripts(), farm.join("scripts")),
-        (crate::support::binaries(), farm.join("bin")),
+        (support::binaries(), farm.join("bin")),
         ("/usr/sbin".into(), farm.join("bin")),
         ("/usr/bin".into(), farm.join("bin")),
     ] {
@@ -201,7 +201,7 @@ fn without(host: &Host, missing: &str, line: &str) -> Outcome {
             .chain(line.split(' ')),
     );
     command.env("PATH", format!("{0}/scripts:{0}/bin", farm.display()));
-    let outcome = crate::support::run(command, "");
+    let outcome = support::run(command, "");
     fs::remove_dir_all(&farm).expect("remove");
     outcome
 }

@@ -1,8 +1,8 @@
 //! virt-sandbox-service with Debian's Apache, on a host whose PID 1 is not systemd.
 
-use crate::support::{Host, skip};
 use std::fs;
 use std::path::Path;
+use support::{Host, skip};
 
 /// Fetches the front page from inside, by bash itself: the container has what the host's /usr has, no more.
 const FETCH: &str = r"exec 3<>/dev/tcp/127.0.0.1/80 && printf 'GET / HTTP/1.0\r\n\r\n' >&3 && cat <&3";

@@ -34,19 +34,29 @@ const STORE: [&str; 9] = [
     "tmp",
 ];
 
-/// One test's host: mounts, processes, links, /run and a store that are its own. What it shares with the machine are
-/// the files of its root and the control groups, where a prefix tells its containers from others'. Its store lies
-/// below TMPDIR: the suite makes hundreds of trees, and is quick where that is a tmpfs.
+/// One test's host: mounts, processes, links, /run and a store that are its own, or a whole machine. What the former
+/// shares with the machine are the files of its root and the control groups, where a prefix tells its containers from
+/// others'. Its store lies below TMPDIR: the suite makes hundreds of trees, and is quick where that is a tmpfs.
 #[derive(Debug)]
 pub struct Host {
-    /// Its PID 1, which reaps orphans until its stdin closes.
-    init: Child,
+    /// Its PID 1, which reaps orphans until its stdin closes. The machine's is not ours.
+    init: Option<Child>,
     pid: u32,
     dir: PathBuf,
     prefix: String,
 }
 
 impl Host {
+    /// The virtual machine itself, with what `scripts/install` has installed there. One test at a time.
+    pub fn machine() -> Self {
+        assert_eq!(env::var("SBX_MACHINE").as_deref(), Ok("1"), "not a machine to try things on: run scripts/test");
+        let dir = mkdtemp(&env::temp_dir().join("sbx-XXXXXX")).expect("a temporary directory");
+        fs::create_dir(dir.join("tmp")).expect("a directory");
+        Self { init: None, pid: 1, dir, prefix: "vm".to_owned() }
+    }
+
+    /// A new one in namespaces of its own.
+    #[expect(clippy::new_without_default, reason = "makes processes and mounts")]
     pub fn new() -> Self {
         guard();
         let dir = mkdtemp(&env::temp_dir().join("sbx-XXXXXX")).expect("a temporary directory");
@@ -65,7 +75,7 @@ impl Host {
         init.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("a host");
         let children = format!("/proc/{0}/task/{0}/children", init.id());
         let pid = fs::read_to_string(children).expect("children").trim().parse().expect("one child");
-        Self { init, pid, dir, prefix: format!("t{suffix}") }
+        Self { init: Some(init), pid, dir, prefix: format!("t{suffix}") }
     }
 
     /// A container's name that no other test has.
@@ -86,21 +96,23 @@ impl Host {
     /// A command on this host, in a clean environment, a process group of its own, and a directory that no container
     /// must see.
     pub fn command<S: AsRef<OsStr>>(&self, argv: impl IntoIterator<Item = S>) -> Command {
-        let path = [self.path("bin"), binaries(), scripts()].map(|dir| dir.display().to_string()).join(":");
-        let mut command = Command::new("nsenter");
-        command
-            .args(["--target", &self.pid.to_string(), "--mount", "--pid", "--ipc", "--uts", "--net", "--"])
-            .args(["env", "--chdir", &self.path("tmp").display().to_string()])
-            .args(argv)
-            .env_clear()
-            .env("PATH", format!("{path}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
-            .env("LC_ALL", "C")
-            .env("HOME", "/root")
-            .env("SBX_CONFIG_DIR", self.path("config"))
-            .env("SBX_STATE_DIR", self.path("state"))
-            .env("SBX_RUNTIME_DIR", self.path("runtime"))
-            .env("SBX_UNIT_DIR", self.path("units"))
-            .process_group(0);
+        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let mut command = Command::new("env");
+        command.env_clear().env("PATH", path);
+        if self.init.is_some() {
+            let first = [self.path("bin"), binaries(), scripts()].map(|dir| dir.display().to_string()).join(":");
+            command = Command::new("nsenter");
+            command
+                .args(["--target", &self.pid.to_string(), "--mount", "--pid", "--ipc", "--uts", "--net", "--", "env"])
+                .env_clear()
+                .env("PATH", format!("{first}:{path}"))
+                .env("SBX_CONFIG_DIR", self.path("config"))
+                .env("SBX_STATE_DIR", self.path("state"))
+                .env("SBX_RUNTIME_DIR", self.path("runtime"))
+                .env("SBX_UNIT_DIR", self.path("units"));
+        }
+        command.arg("--chdir").arg(self.path("tmp")).args(argv);
+        command.env("LC_ALL", "C").env("HOME", "/root").process_group(0);
         command
     }
 
@@ -138,6 +150,8 @@ impl Host {
     /// All that is on this host and could be left behind, one thing a line.
     pub fn snapshot(&self) -> BTreeSet<String> {
         let root = PathBuf::from(format!("/proc/{}/root", self.pid));
+        // A machine has processes of its own that come and go: those in other PID namespaces are containers'.
+        let own = fs::read_link("/proc/self/ns/pid").ok();
         let mut things = BTreeSet::new();
         for mount in read(format!("/proc/{}/mountinfo", self.pid)).lines() {
             things.insert(format!("mount {mount}"));
@@ -150,6 +164,7 @@ impl Host {
             // One that ends while it is looked at is gone.
             if pid.bytes().all(|b| b.is_ascii_digit())
                 && pid != "1"
+                && (self.init.is_some() || fs::read_link(process.join("ns/pid")).is_ok_and(|ns| Some(ns) != own))
                 && let Ok(comm) = fs::read_to_string(process.join("comm"))
             {
                 things.insert(format!("process {pid} {}", comm.trim_end()));
@@ -162,7 +177,16 @@ impl Host {
                 }
             });
         }
-        for dir in [root.join("run"), root.join("etc/systemd/system"), self.dir.clone()] {
+        let mut places = vec![root.join("etc/systemd/system"), self.dir.clone()];
+        if self.init.is_some() {
+            places.push(root.join("run"));
+        } else {
+            places.extend(["/run/sbx", "/etc/sbx", "/var/lib/sbx", "/var/log/journal"].map(PathBuf::from));
+            for unit in self.bash("systemctl list-units --all --plain --no-legend | grep sandbox").text().lines() {
+                things.insert(format!("unit {unit}"));
+            }
+        }
+        for dir in places {
             walk(&dir, &mut |path, meta| {
                 let mut line = format!("file {} {:o}", path.display(), meta.mode());
                 if !meta.is_dir() {
@@ -193,6 +217,11 @@ impl Host {
 
     /// The cgroups of this test's containers, in all hierarchies.
     fn cgroups(&self) -> Vec<PathBuf> {
+        if self.init.is_none() {
+            let ours = |path: &PathBuf| path.to_string_lossy().ends_with("_sandbox.service");
+            let slices = ["/sys/fs/cgroup/sbx", "/sys/fs/cgroup/system.slice"].map(|slice| entries(Path::new(slice)));
+            return slices.into_iter().flatten().filter(ours).collect();
+        }
         let mounts = Path::new("/sys/fs/cgroup");
         let hierarchies = entries(mounts).into_iter().chain([mounts.to_owned()]);
         let ours = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&self.prefix));
@@ -202,9 +231,18 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // Its PID 1 ends, and with it all its processes and mounts.
-        drop(self.init.stdin.take());
-        let _ = self.init.wait();
+        match &mut self.init {
+            // Its PID 1 ends, and with it all its processes and mounts.
+            Some(init) => {
+                drop(init.stdin.take());
+                let _ = init.wait();
+            }
+            // What a test that failed has left would fail the next.
+            None => drop(self.bash(
+                "cd /etc/sbx && for file in *.json .*.new; do name=${file#.} name=${name%.*}
+                 [ -e \"$file\" ] && virt-sandbox-service stop \"$name\"; virt-sandbox-service delete \"$name\"; done",
+            )),
+        }
         for cgroup in self.cgroups() {
             let mut directories = vec![cgroup.clone()];
             walk(&cgroup, &mut |path, meta| {
@@ -225,11 +263,14 @@ pub struct Outcome {
     pub command: String,
     /// Its exit status; 128 and the signal's number if one ended it.
     pub code: i32,
+    /// What it printed.
     pub stdout: Vec<u8>,
+    /// What it said.
     pub stderr: String,
 }
 
 impl Outcome {
+    /// Asserts an exit status.
     #[track_caller]
     pub fn assert_code(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self}");
