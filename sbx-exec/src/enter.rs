@@ -3,6 +3,7 @@
 use crate::Running;
 use anyhow::{Context, Result, ensure};
 use nix::libc;
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
@@ -62,10 +63,13 @@ fn enter(running: &Running, command: Vec<OsString>) -> Result<Result<Child, Stat
     // From here on a process of the container could otherwise trace this one, which still has the host's descriptors
     // and rights (CVE-2016-9962). The child inherits it, until it executes the command.
     nix::sys::prctl::set_dumpable(false).context("cannot become undumpable")?;
-    namespace::join(holder, namespace::flags(doc)?)?;
+    let flags = namespace::flags(doc)?;
+    // From inside the cgroup namespace nobody can enter a cgroup outside its root (nsdelegate, cgroups(7)), as this one
+    // is: the child joins that namespace when it is in its cgroup.
+    namespace::join(holder, flags - CloneFlags::CLONE_NEWCGROUP)?;
     Ok(start(
         || Ok(sys::clone3(0, cgroup.unified())?),
-        || match cgroup.join_v1() {
+        || match cgroup.join_v1().and_then(|()| namespace::enter(holder, flags & CloneFlags::CLONE_NEWCGROUP)) {
             Ok(()) => confinement.become_command(),
             Err(error) => Status::own(error),
         },
