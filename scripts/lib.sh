@@ -93,7 +93,7 @@ running() { # NAME: its holder lives, and boot has said that it is ready
 
 # From a definition on stdin to namespaces with networks and mounts, ready to boot: the running document on stdout.
 bring_up() {
-    sbx-cg create | sbx-ns create | sbx-net up | sbx-fs mount || return "$(first_failure "${PIPESTATUS[@]}")"
+    sbx-label relabel | sbx-cg create | sbx-ns create | sbx-net up | sbx-fs mount || return "$(first_failure "${PIPESTATUS[@]}")"
 }
 
 # Everything that a container has while it runs, in reverse; no harm when there is nothing.

@@ -26,7 +26,7 @@ const fn apply(line: &'static str, owns: &'static [&'static str]) -> Filter {
 }
 
 /// All filters in the order of the pipe: each has its document from those before it. The first two are alternatives.
-const FILTERS: [Filter; 14] = [
+const FILTERS: [Filter; 15] = [
     edit("sbx-unit read apache2.service", UNIT),
     edit("sbx-unit command -- /bin/sleep 60", UNIT),
     apply("sbx-label alloc", &["process.selinuxLabel", "linux.mountLabel"]),
@@ -37,6 +37,7 @@ const FILTERS: [Filter; 14] = [
     edit("sbx-net plan", &["sbx.net"]),
     edit("sbx-exec profile", PROFILE),
     apply("sbx-unit write", UNIT),
+    apply("sbx-label relabel", &[]),
     apply("sbx-cg create", CGROUP),
     apply("sbx-ns create", &["sbx.state.holder"]),
     apply("sbx-net up", &[]),

@@ -104,7 +104,7 @@ pub fn clone(doc: &mut Document, wish: Wish, host: &Path, act: bool) -> Result<V
         paths.retain(|path| !all.iter().any(|above| above != path && Path::new(path).starts_with(above)));
     }
     let plan = Plan {
-        tree: vacant(doc, &name)?,
+        tree: vacant(doc)?,
         hostname: doc.read("hostname")?.unwrap_or_else(|| name.hostname()),
         label: doc.read("linux.mountLabel")?,
         secrets: Secrets::of(host, &secrets)?,
@@ -131,13 +131,9 @@ fn union<T: PartialEq, const N: usize>(lists: [Vec<T>; N]) -> Vec<T> {
     })
 }
 
-/// The place of the private tree, where nothing may be yet. No other place would be found by `remove`.
-fn vacant(doc: &Document, name: &Name) -> Result<PathBuf> {
-    let tree = store::tree(name);
-    let wanted: PathBuf = doc.require("root.path")?;
-    if wanted != tree {
-        bail!("root.path is {}, but the tree of {name} can only be at {}", wanted.display(), tree.display());
-    }
+/// The place of the private tree, where nothing may be yet.
+fn vacant(doc: &Document) -> Result<PathBuf> {
+    let tree = store::tree_of(doc)?;
     match fs::read_dir(&tree) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(tree),
         entries => match entries.with_context(|| format!("cannot read {}", tree.display()))?.next() {

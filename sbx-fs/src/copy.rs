@@ -1,7 +1,7 @@
 //! The copy engine: copies parts of one directory tree to the same place in another, so that nobody can tell them
 //! apart: kind, content and holes, owner, mode, ACLs and other extended attributes, times, hard links.
 
-use crate::tree::{Id, Node, components, link};
+use crate::tree::components;
 use anyhow::{Context, Result, bail};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
@@ -10,6 +10,7 @@ use rustix::fs::{
     mkdirat, mknodat, openat, readlinkat, seek, setxattr, symlinkat, utimensat,
 };
 use rustix::io::Errno;
+use sbx::tree::{Id, Node, link};
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;

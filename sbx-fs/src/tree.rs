@@ -1,95 +1,12 @@
-//! Directory trees by descriptor.
-//!
-//! Every step is one component beneath the descriptor of a directory and follows no link, so that nobody who renames
-//! or links in the tree leads it elsewhere (CVE-2015-1335). A walk of any depth holds two descriptors: it goes up by
-//! `..` and checks that it arrives where it came from.
+//! Directory trees by descriptor: the paths that lead into one, and how one goes.
 
 use anyhow::{Result, anyhow, bail};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Statx, StatxFlags, openat, statx, unlinkat};
+use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
+use sbx::tree::{Id, Node};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
-
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-/// What one inode is known by.
-pub type Id = (u32, u32, u64);
-
-/// One entry that was looked at, and not opened: to open a FIFO or a device would have an effect.
-#[derive(Debug)]
-pub struct Node {
-    fd: OwnedFd,
-    pub stat: Statx,
-}
-
-impl AsFd for Node {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl Node {
-    /// Looks at `name` in the directory `dir`. `None` if there is no such entry.
-    pub fn at(dir: impl AsFd, name: &OsStr) -> io::Result<Option<Self>> {
-        match openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
-            Err(Errno::NOENT) => Ok(None),
-            fd => Ok(Some(Self::of(fd?)?)),
-        }
-    }
-
-    /// Looks at what is open already.
-    pub fn of(fd: OwnedFd) -> io::Result<Self> {
-        let stat = statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?;
-        Ok(Self { fd, stat })
-    }
-
-    pub fn kind(&self) -> FileType {
-        FileType::from_raw_mode(self.stat.stx_mode.into())
-    }
-
-    pub fn id(&self) -> Id {
-        (self.stat.stx_dev_major, self.stat.stx_dev_minor, self.stat.stx_ino)
-    }
-
-    /// Opens for reading the very inode that was looked at, whatever has its name by now.
-    pub fn open(&self) -> io::Result<File> {
-        Ok(rustix::fs::open(link(self), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
-    }
-
-    /// Opens a directory to walk it.
-    pub fn enter(self) -> io::Result<Self> {
-        Ok(Self { fd: openat(&self, ".", DIRECTORY, Mode::empty())?, stat: self.stat })
-    }
-
-    /// The directory that this one is in, which must be `id` still.
-    pub fn leave(self, id: Id) -> Result<Self> {
-        let parent = Self::of(openat(&self, "..", DIRECTORY, Mode::empty())?)?;
-        if parent.id() == id { Ok(parent) } else { Err(anyhow!("it was moved meanwhile")) }
-    }
-
-    /// The names in a directory.
-    pub fn list(&self) -> io::Result<Vec<OsString>> {
-        let mut names = Vec::new();
-        for entry in Dir::read_from(self)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if !matches!(name, b"." | b"..") {
-                names.push(OsStr::from_bytes(name).to_owned());
-            }
-        }
-        Ok(names)
-    }
-}
-
-/// The path by which the calls that know no descriptor reach the inode of one. It leads to that inode, even if that
-/// is a symbolic link.
-pub fn link(fd: impl AsFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
-}
 
 /// The components of an absolute path, and nothing that leads back up.
 pub fn components(path: &Path) -> impl Iterator<Item = &OsStr> {
@@ -176,7 +93,7 @@ fn remove_one(dir: &Node, name: &OsStr, mount: u64) -> Result<Option<(Node, Vec<
 mod tests {
     use super::*;
     use crate::scratch::Scratch;
-    use std::fs;
+    use std::fs::{self, File};
     use std::os::unix::fs::symlink;
 
     #[test]

@@ -1,10 +1,11 @@
 //! Claims of levels, and what this host's policy offers.
 
 use crate::edit::Types;
+use crate::files::Tree;
 use crate::level::{Level, Range};
-use anyhow::{Context, Result, anyhow};
-use sbx::Name;
+use anyhow::{Context, Result, anyhow, bail};
 use sbx::claim::Claims;
+use sbx::{Document, Name, store};
 use selinux::{KernelSupport, SecurityContext};
 use serde_json::json;
 use std::collections::HashSet;
@@ -44,6 +45,28 @@ pub fn list() -> Result<Vec<u8>> {
 /// Gives back what `name` holds.
 pub fn remove(name: &Name) -> Result<()> {
     Claims::of(KIND).release(name)
+}
+
+/// Gives every file of the private tree the label that the document has for it. Where SELinux is off, or where the
+/// document has none, they stay as they are.
+pub fn relabel(doc: &Document, act: bool) -> Result<()> {
+    doc.name()?;
+    let Some(label) = doc.read::<String>("linux.mountLabel")?.filter(|_| is_enabled()) else { return Ok(()) };
+    let tree = store::tree_of(doc)?;
+    let label = known(&label).with_context(|| format!("the SELinux policy does not know the label {label}"))?;
+    match Tree::at(&tree)? {
+        Some(tree) => tree.change(act, |_, found| (found != Some(&label)).then_some(&*label)),
+        // A dry run of clone has made none.
+        None if !act => Ok(()),
+        None => bail!("there is no {}", tree.display()),
+    }
+}
+
+/// A label as the kernel writes it, if its policy knows it: another would be stored, and read as of no known type.
+fn known(label: &str) -> Option<String> {
+    let text = CString::new(label).ok()?;
+    let canonical = SecurityContext::from_c_str(&text, true).canonicalize().ok()?;
+    Some(canonical.to_c_string().ok()??.to_str().ok()?.to_owned())
 }
 
 /// Whether SELinux is enabled.

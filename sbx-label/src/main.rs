@@ -2,6 +2,7 @@
 
 mod apply;
 mod edit;
+mod files;
 mod level;
 
 use anyhow::Result;
@@ -13,11 +14,13 @@ const HELP: &str = "\
 sbx-label: gives each container an SELinux label of its own
 
 usage: sbx-label alloc [--name NAME] [--dry-run] [OPTION...]   document in, document out
+       sbx-label relabel [--name NAME] [--dry-run]             document in, document out
        sbx-label list
        sbx-label remove NAME
 
 alloc   claims a pair of MCS categories that no other container has, and fills in
         process.selinuxLabel and linux.mountLabel; a container that has a pair keeps it
+relabel gives every file of the private tree the label linux.mountLabel
 list    prints all claims as JSON
 remove  gives the pair of NAME back
 
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
 fn run(verb: &str, options: &mut Parser) -> Result<()> {
     match verb {
         "alloc" => alloc(options),
+        "relabel" => Filter::apply().only(options)?.run(|doc, act| apply::relabel(doc, act)),
         "list" => {
             tool::no_arguments(options)?;
             tool::print(&apply::list()?)

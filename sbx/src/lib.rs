@@ -20,6 +20,7 @@ pub mod seccomp;
 pub mod store;
 pub mod sys;
 pub mod tool;
+pub mod tree;
 
 pub use document::Document;
 pub use name::Name;

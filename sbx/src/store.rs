@@ -1,6 +1,7 @@
 //! Where things lie on disk. Every place is derived from a container's name.
 
-use crate::Name;
+use crate::{Document, Name};
+use anyhow::{Result, ensure};
 use std::env;
 use std::path::PathBuf;
 
@@ -37,6 +38,19 @@ pub fn container(name: &Name) -> PathBuf {
 /// One container's private tree, laid out as its root directory.
 pub fn tree(name: &Name) -> PathBuf {
     container(name).join("root")
+}
+
+/// The private tree that a document's root is, which can be at one place only: no other would be found by `remove`.
+pub fn tree_of(doc: &Document) -> Result<PathBuf> {
+    let (name, wanted) = (doc.name()?, doc.require::<PathBuf>("root.path")?);
+    let tree = tree(&name);
+    ensure!(
+        wanted == tree,
+        "root.path is {}, but the tree of {name} can only be at {}",
+        wanted.display(),
+        tree.display()
+    );
+    Ok(tree)
 }
 
 /// One container's runtime directory.
