@@ -52,10 +52,13 @@ declare -gA _sbx_takes=(
         -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
     [virt-sandbox-service start]='-h --help NAME'
     [virt-sandbox-service stop]='-h --help NAME'
+    [virt-sandbox-service enable]='-h --help NAME'
+    [virt-sandbox-service disable]='-h --help NAME'
     [virt-sandbox-service list]='-r --running -h --help'
     [virt-sandbox-service execute]='-C=COMMAND --command=COMMAND -h --help NAME'
     [virt-sandbox-service connect]='-h --help NAME'
     [virt-sandbox-service reload]='-u=UNIT --unitfile=UNIT -h --help NAME'
+    [virt-sandbox-service refresh]='-h --help NAME'
     [virt-sandbox-service delete]='-h --help NAME'
 )
 

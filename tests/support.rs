@@ -22,9 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(150);
 const SETTLING: Duration = Duration::from_secs(5);
 
 /// Directories of the store, which the first container of a host makes and none removes.
-const STORE: [&str; 9] = [
+const STORE: [&str; 10] = [
     "config",
     "units",
+    "journal",
     "bin",
     "runtime",
     "state/containers",
@@ -109,7 +110,8 @@ impl Host {
                 .env("SBX_CONFIG_DIR", self.path("config"))
                 .env("SBX_STATE_DIR", self.path("state"))
                 .env("SBX_RUNTIME_DIR", self.path("runtime"))
-                .env("SBX_UNIT_DIR", self.path("units"));
+                .env("SBX_UNIT_DIR", self.path("units"))
+                .env("SBX_JOURNAL_DIR", self.path("journal"));
         }
         command.arg("--chdir").arg(self.path("tmp")).args(argv);
         command.env("LC_ALL", "C").env("HOME", "/root").process_group(0);

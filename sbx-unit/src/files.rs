@@ -2,14 +2,17 @@
 
 use crate::edit::Units;
 use crate::settings;
-use crate::unit::UnitName;
+use crate::unit::{GROUP, UnitName};
 use anyhow::{Context, Result, ensure};
 use sbx::{Document, Name};
 use serde::Deserialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The key of `[Unit]` that marks a unit of the host as ours; systemd passes over what begins with `X-`.
 pub const MARK: &str = "X-Sbx-Name";
+
+/// The same for the target of a group.
+pub const GROUP_MARK: &str = "X-Sbx-Group";
 
 /// Longer than `sbx-exec boot` waits, so that it is boot that tells what went wrong.
 const START_SECONDS: u32 = 120;
@@ -19,6 +22,9 @@ const STOP_SECONDS: u32 = 300;
 
 /// The inner systemd's own units, beneath the container's root.
 pub const UNITS: &str = "etc/systemd/system";
+
+/// Where the inner systemd keeps its journal: only if it is there does the journal outlive the container's run.
+pub const JOURNAL: &str = "var/log/journal";
 
 /// What the inner systemd must not start: a login on a console that is not there, and an SSH server that systemd 256
 /// offers on sockets of its own wherever the host has one installed.
@@ -32,6 +38,8 @@ pub enum Inner {
     Text(String),
     /// A link to /dev/null.
     Mask,
+    /// A directory, which may be there already.
+    Directory,
 }
 
 /// The inner systemd's files by their paths beneath the root. A generic command's container has none.
@@ -49,6 +57,7 @@ pub fn inner(units: &Units) -> Result<Vec<(String, Inner)>> {
         }
     }
     files.extend(MASKS.map(|path| (path.to_owned(), Inner::Mask)));
+    files.push((JOURNAL.to_owned(), Inner::Directory));
     Ok(files)
 }
 
@@ -57,14 +66,30 @@ fn target(names: &[UnitName]) -> String {
     format!("[Unit]\nDescription=The services of this container\nRequires={names}\nAfter={names}\nAllowIsolate=yes\n")
 }
 
+/// The target of a group of containers, which can be enabled as each of them can.
+pub fn group(group: &str) -> String {
+    let unit = group.replace(GROUP, ".service");
+    format!(
+        "[Unit]\nDescription=All containers of {unit}\n{GROUP_MARK}={group}\n\n[Install]\nWantedBy=multi-user.target\n"
+    )
+}
+
+/// The drop-in that makes a container part of a group. A container that fails to start does not stop the others.
+pub fn member(name: &Name) -> String {
+    format!("[Unit]\n{MARK}={name}\nWants={}\n", name.unit())
+}
+
 /// The host's unit. `scripts` is the directory of sbx-start.
 pub fn host_unit(name: &Name, doc: &Document, scripts: &Path) -> Result<String> {
     let units: Units = doc.read("sbx.unit")?.unwrap_or_default();
     let names = units.names()?;
-    let script = |script: &str| program(&scripts.join(script));
+    let script = |script: &str| path(&scripts.join(script));
     let mut text = format!("[Unit]\nDescription=Container {name}\n{MARK}={name}\nAfter=network.target\n");
     for unit in &names {
-        text += &format!("ReloadPropagatedFrom={unit}\n");
+        text += &format!("PartOf={}\nReloadPropagatedFrom={unit}\n", unit.group()?);
+    }
+    if let Some(root) = doc.read::<PathBuf>("root.path")? {
+        text += &format!("RequiresMountsFor={}\n", path(&root)?);
     }
     text += "\n[Service]\nType=notify\nNotifyAccess=main\n";
     text += &format!("ExecStart={} {name}\nExecStopPost={} {name}\n", script("sbx-start")?, script("sbx-stop")?);
@@ -75,6 +100,8 @@ pub fn host_unit(name: &Name, doc: &Document, scripts: &Path) -> Result<String> 
         let units: String = names.iter().map(|unit| format!(" -u {}", argument(unit.as_str()))).collect();
         text += &format!("ExecReload={} reload{units} {name}\n", script("virt-sandbox-service")?);
     }
+    // A start that fails, fails again; what was killed may live. Services inside are for the systemd inside to restart.
+    text += "Restart=on-abnormal\n";
     text += &format!("KillMode=mixed\nKillSignal={}\n", units.stop_signal()?);
     text += &format!("TimeoutStartSec={START_SECONDS}\nTimeoutStopSec={STOP_SECONDS}\nDelegate=yes\n");
     for limit in limits(doc)? {
@@ -165,9 +192,9 @@ fn limits(doc: &Document) -> Result<Vec<String>> {
     Ok(settings)
 }
 
-/// The program of a command line (systemd.service(5)): quoted, with specifiers escaped. Variables are not expanded in
-/// it, so that a dollar stands for itself; what systemd refuses in it, escaped or not, is an error.
-fn program(path: &Path) -> Result<String> {
+/// A path, also as the program of a command line (systemd.service(5)): quoted, with specifiers escaped. Variables are
+/// not expanded in it, so that a dollar stands for itself; what systemd refuses in it, escaped or not, is an error.
+fn path(path: &Path) -> Result<String> {
     let text = path.to_str().with_context(|| format!("{path:?} is not UTF-8, as a unit must be"))?;
     let refused = |c: char| c.is_control() || matches!(c, '"' | '\'' | '\\');
     ensure!(!text.contains(refused), "{path:?} has a quote, backslash or control character, which systemd refuses");
@@ -207,6 +234,7 @@ mod tests {
             ("etc/systemd/system/b@x.service.d/zz-sbx.conf", Inner::Text("[Service]\nPrivateTmp=no\n".into())),
             (MASKS[0], Inner::Mask),
             (MASKS[1], Inner::Mask),
+            (JOURNAL, Inner::Directory),
         ];
         assert_eq!(files, expected.map(|(path, file)| (path.to_owned(), file)));
         assert_eq!(inner(&Units::default()).expect("none"), []);
@@ -241,11 +269,11 @@ mod tests {
 
     #[test]
     fn words_of_a_command_line_mean_themselves() {
-        assert_eq!(program(Path::new("/usr/bin/x")).expect("plain"), "/usr/bin/x");
-        assert_eq!(program(Path::new("/a b/%h$x")).expect("odd"), r#""/a b/%%h$x""#);
+        assert_eq!(path(Path::new("/usr/bin/x")).expect("plain"), "/usr/bin/x");
+        assert_eq!(path(Path::new("/a b/%h$x")).expect("odd"), r#""/a b/%%h$x""#);
         assert_eq!(argument(r"a@b\x2dc$HOME.service"), r#""a@b\\x2dc$$HOME.service""#);
         for bad in ["/a\nExecStart=/b", "/a\"", "/a'", "/a\\"] {
-            assert!(program(Path::new(bad)).is_err(), "{bad:?}");
+            assert!(path(Path::new(bad)).is_err(), "{bad:?}");
         }
     }
 
@@ -265,11 +293,20 @@ mod tests {
             ("unit", r#"{"names":["a.service","b@c\\x2dd.service"],"stopSignal":"SIGRTMIN+3"}"#),
             ("command", r#"{"stopSignal":"SIGTERM"}"#),
         ] {
-            let doc = doc(&format!(r#"{{"sbx":{{"unit":{unit}}},{resources}}}"#));
+            let doc = doc(&format!(r#"{{"root":{{"path":"/a b/%h"}},"sbx":{{"unit":{unit}}},{resources}}}"#));
             let name: Name = name.parse().expect("name");
             let path = directory.join(name.unit());
             fs::write(&path, host_unit(&name, &doc, &directory).expect("unit")).expect("write");
-            match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output() {
+            let mut written = vec![path];
+            for unit in doc.read::<Units>("sbx.unit").expect("units").unwrap_or_default().names().expect("names") {
+                let target = unit.group().expect("group");
+                let members = directory.join(format!("{target}.d"));
+                fs::create_dir(&members).expect("mkdir");
+                fs::write(members.join("x.conf"), member(&name)).expect("write");
+                written.push(directory.join(&target));
+                fs::write(directory.join(&target), group(&target)).expect("write");
+            }
+            match Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&written).output() {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                     assert!(std::env::var_os("SBX_MUST_WORK").is_none(), "systemd-analyze is not installed");
                     eprintln!("not verified: systemd-analyze is not installed");
@@ -277,7 +314,7 @@ mod tests {
                 output => {
                     let output = output.expect("systemd-analyze");
                     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-                    assert!(output.status.success() && !said.contains(&name.unit()), "{said}");
+                    assert!(output.status.success() && !said.contains("sandbox"), "{said}");
                 }
             }
         }

@@ -3,7 +3,10 @@
 mod apply;
 mod edit;
 mod files;
+mod group;
+mod journal;
 mod parse;
+mod place;
 mod settings;
 mod unit;
 

@@ -27,6 +27,9 @@ const MAX_LEN: usize = 255;
 const OTHER_TYPES: [&str; 10] =
     ["socket", "timer", "target", "path", "mount", "automount", "device", "swap", "slice", "scope"];
 
+/// How the name of every group's target ends.
+pub const GROUP: &str = "_sandbox.target";
+
 /// The full name of a service: `apache2.service`, `postgresql@15-main.service`, `apache2@.service`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitName(String);
@@ -56,6 +59,15 @@ impl UnitName {
             }
             _ => Ok(self),
         }
+    }
+
+    /// The target of all containers of this unit, or of all instances of its template: that of a container (`foo@`) has
+    /// but one.
+    pub fn group(&self) -> Result<String> {
+        let stem = self.instance().map_or_else(|| self.stem().to_owned(), |(template, _)| format!("{template}@"));
+        let group = format!("{stem}{GROUP}");
+        ensure!(group.len() <= MAX_LEN, "the name of {group} is longer than {MAX_LEN}, the most that systemd takes");
+        Ok(group)
     }
 
     /// The names under which the unit's file may lie: its own, and that of its template.
@@ -286,6 +298,18 @@ mod tests {
         assert_eq!(name("x@").of_container(&container).expect("name").as_str(), "x@web-1.a.service");
         assert_eq!(name("x@y").of_container(&container).expect("name").as_str(), "x@y.service");
         assert!(name(&format!("{}@", "x".repeat(240))).of_container(&container).is_err());
+    }
+
+    #[test]
+    fn a_group_is_of_a_unit_or_of_all_instances_of_a_template() {
+        for (unit, group) in [
+            ("apache2", "apache2_sandbox.target"),
+            ("postgresql@15-main", "postgresql@_sandbox.target"),
+            ("a\\x2db", "a\\x2db_sandbox.target"),
+        ] {
+            assert_eq!(name(unit).group().expect(unit), group);
+        }
+        assert!(name(&"x".repeat(245)).group().is_err());
     }
 
     #[test]

@@ -30,6 +30,11 @@ pub fn unit_dir() -> PathBuf {
     root("SBX_UNIT_DIR", "/etc/systemd/system")
 }
 
+/// The host's own journals: `/var/log/journal`, or `SBX_JOURNAL_DIR`.
+pub fn journal_dir() -> PathBuf {
+    root("SBX_JOURNAL_DIR", "/var/log/journal")
+}
+
 /// The directory of one container's private tree and its log.
 pub fn container(name: &Name) -> PathBuf {
     state_dir().join("containers").join(name.as_str())
