@@ -260,3 +260,55 @@ fn execute_hands_on_streams_arguments_and_status() {
     let shell = host.run(["virt-sandbox-service", "connect", &name], "hostname; exit 3\n").assert_code(3);
     assert_eq!(shell.text(), name);
 }
+
+#[test]
+fn refresh_restarts_the_containers_that_run_what_was_replaced_and_no_others() {
+    let host = Host::new();
+    // A part of the host's /usr that can be written to.
+    host.bash(
+        "mount -t tmpfs tmpfs /usr/local/lib && cp /bin/sleep /usr/local/lib/ && cp /bin/sleep /usr/local/lib/kept",
+    )
+    .ok();
+    let [old, kept, stopped] = ["old", "kept", "stopped"].map(|name| host.name(name));
+    for (name, program) in [(&old, "sleep"), (&kept, "kept"), (&stopped, "sleep")] {
+        host.service(&format!("create {name} -- /usr/local/lib/{program} 1000")).ok();
+        host.service(&format!("start {name}")).ok();
+    }
+    host.service(&format!("stop {stopped}")).ok();
+    let holder = |name: &str| host.run(["sbx-ns", "show", name], "").ok().json()["sbx"]["state"]["holder"].clone();
+    let before = [holder(&old), holder(&kept)];
+    assert_eq!(host.service("refresh").ok().text(), "", "nothing was replaced");
+    assert_eq!([holder(&old), holder(&kept)], before);
+    // As package managers do, and what is a container's own.
+    host.bash("cd /usr/local/lib && cp sleep new && mv new sleep").ok();
+    host.inside(&kept, "cp /bin/sleep /root/ && { /root/sleep 1000 & } && rm /root/sleep").ok();
+    let said = host.service(&format!("refresh {kept} {stopped}")).ok().text();
+    assert_eq!(said, "", "not those that were replaced");
+    let said = host.service("refresh").ok().text();
+    assert!(said.contains(&old) && !said.contains('\n'), "{said}");
+    assert_ne!(holder(&old), before[0]);
+    assert_eq!(holder(&kept), before[1]);
+    assert_eq!(host.service("list -r").ok().text(), format!("{kept}\n{old}"));
+    assert_eq!(host.service("refresh").ok().text(), "");
+}
+
+#[test]
+fn the_journal_of_a_container_is_among_the_hosts() {
+    if !apache() {
+        return;
+    }
+    let host = Host::new();
+    let before = host.snapshot();
+    let name = host.name("a");
+    create(&host, &name, "");
+    host.service(&format!("start {name}")).ok();
+    host.service(&format!("stop {name}")).ok();
+    let id = fs::read_to_string(host.tree(&name).join("etc/machine-id")).expect("an id");
+    let link = host.path("journal").join(id.trim_end());
+    for directory in [host.tree(&name).join("var/log/journal"), fs::read_link(link).expect("a link")] {
+        let journal = host.bash(&format!("journalctl --directory {} --unit apache2", directory.display())).ok().text();
+        assert!(journal.contains("Started apache2.service"), "{journal}");
+    }
+    host.service(&format!("delete {name}")).ok();
+    host.assert_as(&before, "delete");
+}

@@ -71,3 +71,52 @@ pub fn leave(directory: &Path, name: &Name) -> Result<Vec<String>> {
     }))?;
     Ok(ended)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::env;
+
+    #[test]
+    fn a_group_lasts_as_long_as_it_has_containers_and_is_never_anothers() {
+        let directory = env::temp_dir().join(format!("sbx-unit-group-{}", std::process::id()));
+        let wants = directory.join("multi-user.target.wants");
+        fs::create_dir_all(&wants).expect("mkdir");
+        let (a, b): (Name, Name) = ("a".parse().expect("name"), "b".parse().expect("name"));
+        let [x, y, foreign]: [UnitName; 3] = ["x", "y@1", "foreign"].map(|unit| unit.parse().expect(unit));
+        let listed = || -> Vec<_> {
+            let mut files = entries(&directory).expect("entries");
+            files.extend(
+                files.clone().iter().filter(|file| file.is_dir()).flat_map(|dir| entries(dir).expect("entries")),
+            );
+            let names = files.iter().map(|file| file.strip_prefix(&directory).expect("below").display().to_string());
+            std::collections::BTreeSet::from_iter(names).into_iter().collect()
+        };
+        let before = listed();
+        join(&directory, &a, &x).expect("join");
+        join(&directory, &b, &x).expect("join");
+        join(&directory, &b, &x).expect("join again");
+        join(&directory, &b, &y).expect("join another");
+        std::os::unix::fs::symlink("../x_sandbox.target", wants.join("x_sandbox.target")).expect("enable");
+        assert_eq!(leave(&directory, &a).expect("leave"), [""; 0]);
+        assert_eq!(leave(&directory, &a).expect("leave again"), [""; 0]);
+        assert!(listed().contains(&"x_sandbox.target.d/b_sandbox.conf".to_owned()));
+        let mut ended = leave(&directory, &b).expect("leave");
+        ended.sort();
+        assert_eq!(ended, ["x_sandbox.target", "y@_sandbox.target"]);
+        assert_eq!(listed(), before);
+        // A target that is the administrator's, and what she has added to one of ours.
+        fs::write(directory.join("foreign_sandbox.target"), "[Unit]\n").expect("write");
+        let error = check(&directory, &foreign).expect_err("another's").to_string();
+        assert!(
+            error.ends_with("is not the target of the containers of foreign.service: it stays as it is"),
+            "{error}"
+        );
+        join(&directory, &a, &x).expect("join");
+        fs::write(directory.join("x_sandbox.target.d/override.conf"), "[Unit]\n").expect("write");
+        assert_eq!(leave(&directory, &a).expect("leave"), ["x_sandbox.target"]);
+        assert!(directory.join("x_sandbox.target.d/override.conf").exists());
+        assert!(directory.join("foreign_sandbox.target").exists());
+        fs::remove_dir_all(&directory).expect("rm");
+    }
+}

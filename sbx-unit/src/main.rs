@@ -33,8 +33,10 @@ read     fills in process and sbx.unit for a container that runs these services 
          switched off, and told
 command  fills them in for a container that runs one command
 write    writes what the systemd inside reads into the container's tree, and the host's unit
-         NAME_sandbox.service, which is not enabled
-remove   removes the host's unit and the links that enable it
+         NAME_sandbox.service, which is not enabled; makes it one of UNIT_sandbox.target, the
+         group of all containers of a unit, and links its journal in /var/log/journal
+remove   removes the host's unit with what enables it, its groups if it was the last in them,
+         and the journal's link
 
   --name NAME    start a document instead of reading one
   --user USER    UID[:GID], or a name of the host's users; root without it
