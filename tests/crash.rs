@@ -81,6 +81,21 @@ fn a_range_without_a_free_pair_is_an_error_and_a_pair_given_back_is_free() {
 }
 
 #[test]
+fn a_pair_of_another_runtimes_container_is_not_free() {
+    let host = Host::new();
+    let alloc = || host.line(&format!("sbx-label alloc --name {} --categories 7-8", host.name("a")));
+    let record = r#"[{"id":"x","mountlabel":"system_u:object_r:container_file_t:s0:c7,c8"}]"#;
+    host.bash(&format!(
+        "mkdir -p /run/containers/storage/overlay-containers
+         printf %s '{record}' >/run/containers/storage/overlay-containers/volatile-containers.json"
+    ))
+    .ok();
+    alloc().assert_failure(1, "sbx-label", &[&host.name("a"), "free"]);
+    host.line("rm -r /run/containers").ok();
+    alloc().ok();
+}
+
+#[test]
 fn of_twenty_creates_of_one_name_one_wins_and_its_container_is_whole() {
     let host = Host::new();
     let before = host.snapshot();

@@ -3,6 +3,7 @@
 use crate::edit::Types;
 use crate::files::Tree;
 use crate::level::{Level, Range};
+use crate::reserved;
 use anyhow::{Context, Result, anyhow, bail};
 use sbx::claim::Claims;
 use sbx::{Document, Name, store};
@@ -27,8 +28,9 @@ pub fn claim(name: &Name, range: &Range, act: bool) -> Result<Level> {
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).context("cannot get random bytes")?;
     let taken: HashSet<String> = claims.list()?.into_iter().map(|(level, _)| level).collect();
-    let pairs = range.pairs(u64::from_ne_bytes(random)).map(|pair| pair.to_string());
-    let mut free = pairs.filter(|pair| !taken.contains(pair));
+    let reserved = reserved::levels()?;
+    let pairs = range.pairs(u64::from_ne_bytes(random)).filter(|pair| !reserved.contains(pair));
+    let mut free = pairs.map(|pair| pair.to_string()).filter(|pair| !taken.contains(pair));
     let level = if act { claims.take(name, free)? } else { free.next() };
     let level = level.with_context(|| format!("no pair of categories is free for {name}"))?;
     level.parse().map_err(|error: String| anyhow!(error))

@@ -4,6 +4,7 @@ mod apply;
 mod edit;
 mod files;
 mod level;
+mod reserved;
 
 use anyhow::Result;
 use lexopt::Parser;
@@ -18,7 +19,7 @@ usage: sbx-label alloc [--name NAME] [--dry-run] [OPTION...]   document in, docu
        sbx-label list
        sbx-label remove NAME
 
-alloc   claims a pair of MCS categories that no other container has, and fills in
+alloc   claims a pair of MCS categories that no other container or process has, and fills in
         process.selinuxLabel and linux.mountLabel; a container that has a pair keeps it
 relabel gives every file of the private tree the label linux.mountLabel
 list    prints all claims as JSON
