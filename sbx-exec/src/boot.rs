@@ -9,7 +9,7 @@ use sbx::holder::{Connection, Event, Role};
 use sbx::process::{Live, readable};
 use sbx::sys;
 use sbx::tool::{self, Status};
-use sbx::{Name, namespace, store};
+use sbx::{Name, label, namespace, store};
 use std::fs::{self, File};
 use std::io::{stderr, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
@@ -59,7 +59,7 @@ pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
 fn boot_units(running: &Running, name: &Name, units: &[String], timeout: Duration) -> Result<()> {
     let holder = &running.holder;
     let deadline = Instant::now() + timeout;
-    let ready = Readiness::bind(holder)?;
+    let ready = Readiness::bind(running)?;
     let doc = running.with_env([format!("NOTIFY_SOCKET={READINESS}")])?;
     // An init has a journal, and no business with the streams of whoever started it.
     let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
@@ -111,9 +111,12 @@ struct Readiness(UnixDatagram);
 impl Readiness {
     /// Binds the socket inside, from a process that has joined the container's mounts. Nothing runs there yet that
     /// could have put anything in its place.
-    fn bind(holder: &Live) -> Result<Self> {
-        let fd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-            .context("cannot make the readiness socket")?;
+    fn bind(Running { doc, holder }: &Running) -> Result<Self> {
+        // Labelled like the container, which may send to no other.
+        let fd = label::making("sockcreate", doc.read::<String>("process.selinuxLabel")?.as_deref(), || {
+            socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+                .context("cannot make the readiness socket")
+        })?;
         let bind_inside = |fd: &OwnedFd| -> Result<()> {
             namespace::join(holder, CloneFlags::CLONE_NEWNS)?;
             bind(std::os::fd::AsRawFd::as_raw_fd(fd), &UnixAddr::new(READINESS)?)?;

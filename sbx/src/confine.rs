@@ -6,14 +6,14 @@
 
 use crate::sys::{self, Child};
 use crate::tool::Status;
-use crate::{Document, passwd, seccomp};
+use crate::{Document, label, passwd, seccomp};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, execve, getcwd, setgroups, setresgid, setresuid, setsid};
-use rustix::fs::{CWD, FileType, OFlags, ResolveFlags, fstat, fstatfs, makedev, openat2};
+use rustix::fs::{FileType, OFlags, fstat, makedev};
 use rustix::io::fcntl_dupfd_cloexec;
 use seccompiler::BpfProgram;
 use serde::Deserialize;
@@ -22,7 +22,6 @@ use std::fs::File;
 use std::io::{self, Read, Write, pipe};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::Path;
 
 /// What a process is about to become, read from `process` and `linux.seccomp` and checked before anything is changed.
 #[derive(Debug)]
@@ -185,15 +184,9 @@ impl Confinement {
 
     /// A fresh session keyring, labelled like the container, so that the caller's keys stay outside.
     fn keyring(&self) -> Result<()> {
-        let label = self.label.as_deref();
-        if let Some(label) = label {
-            write_attribute("keycreate", label)?;
-        }
-        sys::new_session_keyring().context("cannot make a session keyring")?;
-        if label.is_some() {
-            write_attribute("keycreate", "")?;
-        }
-        Ok(())
+        label::making("keycreate", self.label.as_deref(), || {
+            sys::new_session_keyring().context("cannot make a session keyring")
+        })
     }
 
     /// Resource limits, the OOM killer's preference, the file mode mask. Raising one needs CAP_SYS_RESOURCE.
@@ -210,7 +203,7 @@ impl Confinement {
     }
 
     fn label(&self) -> Result<()> {
-        self.label.as_deref().map_or(Ok(()), |label| write_attribute("exec", label))
+        self.label.as_deref().map_or(Ok(()), label::of_program)
     }
 
     /// The working directory; refused unless it lies below the root. A descriptor that leaked from the caller could
@@ -339,28 +332,6 @@ fn candidates(command: &str, env: &[CString]) -> Vec<CString> {
         path.split(':').filter(|directory| !directory.is_empty()).map(|directory| format!("{directory}/")).collect()
     };
     directories.into_iter().filter_map(|directory| CString::new(directory + command).ok()).collect()
-}
-
-/// Writes an SELinux attribute of this thread through a procfs that is known to be one, and reads it back: a mount
-/// over the file, or over /proc, would otherwise swallow the label (CVE-2019-16884, CVE-2025-52881).
-fn write_attribute(attribute: &str, label: &str) -> Result<()> {
-    const PROC_SUPER_MAGIC: u64 = 0x9fa0;
-    let failed = || format!("cannot set the SELinux attribute {attribute} to {label:?}");
-    let no_mode = rustix::fs::Mode::empty();
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let proc = rustix::fs::openat(CWD, Path::new("/proc"), flags, no_mode).with_context(failed)?;
-    ensure!(fstatfs(&proc).with_context(failed)?.f_type as u64 == PROC_SUPER_MAGIC, "/proc is not procfs");
-    let path = format!("thread-self/attr/{attribute}");
-    let file = openat2(&proc, Path::new(&path), OFlags::RDWR | OFlags::CLOEXEC, no_mode, ResolveFlags::NO_XDEV)
-        .with_context(failed)?;
-    rustix::io::write(&file, label.as_bytes()).with_context(failed)?;
-    let mut read = vec![0; label.len() + 2];
-    let length = rustix::io::pread(&file, &mut read, 0).with_context(failed)?;
-    let read = String::from_utf8_lossy(&read[..length]);
-    if read.trim_end_matches(['\0', '\n']) != label {
-        bail!("the SELinux attribute {attribute} reads {read:?} after writing {label:?}");
-    }
-    Ok(())
 }
 
 fn capability_set(names: &[String]) -> Result<CapsHashSet> {
