@@ -31,6 +31,29 @@ pub const JOURNAL: &str = "var/log/journal";
 const MASKS: [&str; 2] =
     ["etc/systemd/system/console-getty.service", "etc/systemd/system-generators/systemd-ssh-generator"];
 
+/// Makes the key of TLS that Debian's servers begin with, PostgreSQL among them. It proves nothing, being signed by
+/// nobody, yet somebody may have come to know the host by it: a clone gets the certificate without the key, and the
+/// container makes a pair of its own before its first service starts. The key's name comes last and says that it is
+/// done.
+const SNAKEOIL: &str = "\
+[Unit]
+Description=Placeholder of a TLS key
+DefaultDependencies=no
+After=local-fs.target
+Before=sysinit.target
+ConditionPathExists=/etc/ssl/certs/ssl-cert-snakeoil.pem
+ConditionPathExists=!/etc/ssl/private/ssl-cert-snakeoil.key
+ConditionFileIsExecutable=/usr/bin/openssl
+
+[Service]
+Type=oneshot
+ExecStart=openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj /CN=%H \\
+    -keyout /etc/ssl/private/.sbx.key -out /etc/ssl/certs/ssl-cert-snakeoil.pem
+ExecStart=chgrp ssl-cert /etc/ssl/private/.sbx.key
+ExecStart=chmod 0640 /etc/ssl/private/.sbx.key
+ExecStart=mv /etc/ssl/private/.sbx.key /etc/ssl/private/ssl-cert-snakeoil.key
+";
+
 /// What is written beneath the container's root.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Inner {
@@ -48,7 +71,10 @@ pub fn inner(units: &Units) -> Result<Vec<(String, Inner)>> {
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let mut files = vec![(format!("{UNITS}/sbx.target"), Inner::Text(target(&names)))];
+    let mut files = vec![
+        (format!("{UNITS}/sbx.target"), Inner::Text(target(&names))),
+        (format!("{UNITS}/sbx-snakeoil.service"), Inner::Text(SNAKEOIL.into())),
+    ];
     for name in names {
         if let Some(off) = units.switched_off.get(name.as_str()) {
             // Drop-ins apply in the order of their names: after what the administrator's own say.
@@ -63,7 +89,10 @@ pub fn inner(units: &Units) -> Result<Vec<(String, Inner)>> {
 
 fn target(names: &[UnitName]) -> String {
     let names = names.iter().map(UnitName::as_str).collect::<Vec<_>>().join(" ");
-    format!("[Unit]\nDescription=The services of this container\nRequires={names}\nAfter={names}\nAllowIsolate=yes\n")
+    format!(
+        "[Unit]\nDescription=The services of this container\nRequires={names}\nAfter={names}\n\
+        Wants=sbx-snakeoil.service\nAllowIsolate=yes\n"
+    )
 }
 
 /// The target of a group of containers, which can be enabled as each of them can.
@@ -228,9 +257,10 @@ mod tests {
         let text = r#"{"names":["a.service","b@x.service"],"switchedOff":{"b@x.service":["PrivateTmp"]}}"#;
         let files = inner(&serde_json::from_str(text).expect("units")).expect("files");
         let target = "[Unit]\nDescription=The services of this container\nRequires=a.service b@x.service\n\
-            After=a.service b@x.service\nAllowIsolate=yes\n";
+            After=a.service b@x.service\nWants=sbx-snakeoil.service\nAllowIsolate=yes\n";
         let expected = [
             ("etc/systemd/system/sbx.target", Inner::Text(target.into())),
+            ("etc/systemd/system/sbx-snakeoil.service", Inner::Text(SNAKEOIL.into())),
             ("etc/systemd/system/b@x.service.d/zz-sbx.conf", Inner::Text("[Service]\nPrivateTmp=no\n".into())),
             (MASKS[0], Inner::Mask),
             (MASKS[1], Inner::Mask),
