@@ -162,6 +162,10 @@ fn is_real_directory(host: &Path, path: &str) -> bool {
     })
 }
 
+/// Where a service has its content that neither its package nor any name tells: Debian's web servers share a directory,
+/// and nginx's page is put there by its maintainer script.
+const CONTENT: [(&str, &str); 1] = [("nginx", "/var/www/html")];
+
 /// The directories that are called like a unit or its package, or belong to the user whom a unit runs as.
 fn unlisted(host: &Path, units: &[String], packages: &[Package]) -> Result<Vec<String>> {
     let of_units = units.iter().filter_map(|unit| unit.split(['@', '.']).next());
@@ -170,7 +174,8 @@ fn unlisted(host: &Path, units: &[String], packages: &[Package]) -> Result<Vec<S
     let known = passwd::read(File::open(host).with_context(|| format!("cannot open {}", host.display()))?)?;
     let users = units.iter().flat_map(|unit| users(host, unit));
     let uids: BTreeSet<u32> = users.filter_map(|user| Some(passwd::find_name(&known, &user)?.uid)).collect();
-    let mut found = Vec::new();
+    let content = CONTENT.iter().filter(|(name, _)| names.contains(name));
+    let mut found: Vec<String> = content.map(|(_, path)| (*path).to_owned()).collect();
     for parent in ["var/cache", "var/lib", "var/log", "var/spool"] {
         // A host without one of them has nothing in it.
         for entry in fs::read_dir(host.join(parent)).into_iter().flatten().flatten() {
@@ -242,6 +247,7 @@ mod tests {
         for path in ["etc", "usr/lib/systemd/system", "var/lib/mysql", "var/lib/other", "var/log/mariadb", "run/x"] {
             make(path);
         }
+        make("var/www/html");
         symlink("/run", host.path().join("var/run")).expect("link");
         fs::write(host.path().join("etc/passwd"), "root:x:0:0::/:\nmysql:x:4711:1::/:\n").expect("passwd");
         let unit = host.path().join("usr/lib/systemd/system/mariadb.service");
@@ -249,6 +255,8 @@ mod tests {
         chown(host.path().join("var/lib/mysql"), Some(4711), None).expect("chown");
         let found = directories(host.path(), &["mariadb.service".into()], &[]).expect("directories");
         assert_eq!(found, ["/var/lib/mysql", "/var/log/mariadb"]);
+        let found = directories(host.path(), &["nginx.service".into()], &[]).expect("directories");
+        assert_eq!(found, ["/var/www/html"]);
         assert!(!is_real_directory(host.path(), "/var/run/x"));
         assert!(is_real_directory(host.path(), "/var/lib/other"));
     }
