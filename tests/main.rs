@@ -8,3 +8,4 @@ mod documentation;
 mod examples;
 mod refusals;
 mod service;
+mod services;
