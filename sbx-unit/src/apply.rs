@@ -97,8 +97,8 @@ fn lock(directory: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Removes the host's unit, the links that enable it, its groups if it is the last one in them, and the journal's link.
-/// Where the unit is another's, it is not ours.
+/// Removes the host's unit with its drop-ins and the links that enable it, its groups if it is the last one in them, and
+/// the journal's link. Where the unit is another's, it stays.
 pub fn remove(name: &Name) -> Result<()> {
     let (directory, unit) = (store::unit_dir(), name.unit());
     let path = directory.join(&unit);
@@ -108,7 +108,8 @@ pub fn remove(name: &Name) -> Result<()> {
         parts.push(Err(error));
         Vec::new()
     });
-    if owner(&path, (MARK, name.as_str()))? != Owner::Another {
+    let ours = owner(&path, (MARK, name.as_str()))? != Owner::Another;
+    if ours {
         match enabling_links(&directory, &unit) {
             Ok(links) => parts.extend(links.iter().map(|link| unlink(link))),
             Err(error) => parts.push(Err(error)),
@@ -119,6 +120,10 @@ pub fn remove(name: &Name) -> Result<()> {
     }
     drop(lock);
     if host::runs_systemd() {
+        if ours {
+            // What the administrator has set for it would hold for the next container of this name.
+            parts.push(systemctl(&["--no-reload", "revert", &unit]));
+        }
         parts.push(systemctl(&["daemon-reload"]));
         // These fail where there is nothing to forget, which is as well.
         let _ = systemctl(&["reset-failed", &unit]);

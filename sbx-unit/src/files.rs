@@ -14,8 +14,9 @@ pub const MARK: &str = "X-Sbx-Name";
 /// The same for the target of a group.
 pub const GROUP_MARK: &str = "X-Sbx-Group";
 
-/// Longer than `sbx-exec boot` waits, so that it is boot that tells what went wrong.
-const START_SECONDS: u32 = 120;
+/// Longer than sbx-start waits for the lock and boot for the units (120 and 90), so that it is they who tell what went
+/// wrong.
+const START_SECONDS: u32 = 300;
 
 /// Long enough for a database to write back what it holds.
 const STOP_SECONDS: u32 = 300;
@@ -129,8 +130,8 @@ pub fn host_unit(name: &Name, doc: &Document, scripts: &Path) -> Result<String> 
         let units: String = names.iter().map(|unit| format!(" -u {}", argument(unit.as_str()))).collect();
         text += &format!("ExecReload={} reload{units} {name}\n", script("virt-sandbox-service")?);
     }
-    // A start that fails, fails again; what was killed may live. Services inside are for the systemd inside to restart.
-    text += "Restart=on-abnormal\n";
+    // What was killed may live; a start that failed or took too long would again. Services inside are restarted inside.
+    text += "Restart=on-abort\n";
     text += &format!("KillMode=mixed\nKillSignal={}\n", units.stop_signal()?);
     text += &format!("TimeoutStartSec={START_SECONDS}\nTimeoutStopSec={STOP_SECONDS}\nDelegate=yes\n");
     for limit in limits(doc)? {
