@@ -88,3 +88,29 @@ fn the_placeholder_key_of_tls_is_the_containers_own() {
     host.service(&format!("start {name}")).ok();
     assert_eq!(fs::read(&key).expect("a key"), own);
 }
+
+#[test]
+fn a_unit_starts_inside_whatever_it_asks_for() {
+    let host = Host::new();
+    let asks = [
+        "BindPaths=/srv:/mnt\nTemporaryFileSystem=/mnt\nLogNamespace=x\nExtensionDirectories=/srv\nPrivateUsers=yes",
+        "CPUSchedulingPolicy=fifo\nCPUSchedulingPriority=5\nIOSchedulingClass=realtime\nNUMAPolicy=local\nNice=-5",
+        "CPUSchedulingPriority=5\nStandardInput=tty\nStandardOutput=tty\nStandardError=tty\nOOMScoreAdjust=-900",
+        "User=www-data\nPrivateDevices=yes\nProtectClock=yes\nRestrictAddressFamilies=AF_UNIX\nRestrictNamespaces=yes",
+        "AmbientCapabilities=CAP_SYS_ADMIN\nCapabilityBoundingSet=CAP_SYS_ADMIN\nLimitNOFILE=infinity\nLimitRTPRIO=9",
+        "LoadCredential=c:/etc/hostname\nKeyringMode=private\nPAMName=cron\nRuntimeDirectory=x\nDeviceAllow=/dev/null",
+        "SystemCallFilter=@system-service\nMemoryDenyWriteExecute=yes\nRestrictSUIDSGID=yes\nIPAddressDeny=any",
+    ];
+    let mut units = String::new();
+    for (number, ask) in asks.iter().enumerate() {
+        host.unit(&format!("ask{number}.service"), &format!("[Service]\n{ask}\nExecStart=/bin/sleep 1000\n"));
+        units += &format!(" -u ask{number}");
+    }
+    let name = host.name("ask");
+    host.service(&format!("create{units} {name}")).ok();
+    host.service(&format!("start {name}")).ok();
+    // They are of the simple type: one that could not be executed has failed a moment later.
+    host.inside(&name, "sleep 2").ok();
+    let states = host.inside(&name, "systemctl --failed --plain --no-legend list-units 'ask*'").ok().text();
+    assert_eq!(states, "");
+}

@@ -62,8 +62,14 @@ const SETTINGS: &[Setting] = &[
     setting("LogNamespace", ""),
     setting("NetworkNamespacePath", ""),
     setting("IPCNamespacePath", ""),
+    setting("NUMAPolicy", ""),
     Setting { name: "CPUSchedulingPolicy", neutral: "", fails: &["fifo", "rr", "1", "2"] },
+    setting("CPUSchedulingPriority", "0"),
     Setting { name: "IOSchedulingClass", neutral: "", fails: &["realtime", "1"] },
+    // There is no terminal.
+    Setting { name: "StandardInput", neutral: "null", fails: &["tty", "tty-force", "tty-fail"] },
+    Setting { name: "StandardOutput", neutral: "journal", fails: &["tty"] },
+    Setting { name: "StandardError", neutral: "journal", fails: &["tty"] },
 ];
 
 /// What cannot be switched off without making another service of it: the name, the value that stands for "not set",
@@ -147,6 +153,8 @@ mod tests {
         assert_eq!(off("ReadWritePaths=/a\nReadWritePaths=\nReadWritePaths=/b"), ["ReadWritePaths"]);
         assert_eq!(off("ProcSubset=all\nProtectProc=ptraceable"), ["ProtectProc"]);
         assert_eq!(off("CPUSchedulingPolicy=batch\nIOSchedulingClass=realtime"), ["IOSchedulingClass"]);
+        assert_eq!(off("CPUSchedulingPriority=0\nNUMAPolicy=local\nNUMAPolicy="), [""; 0]);
+        assert_eq!(off("StandardInput=tty-force\nStandardOutput=file:/x\nStandardError=inherit"), ["StandardInput"]);
         assert_eq!(off("Nice=-5\nLimitNOFILE=infinity\nRestrictNamespaces=yes\nNoNewPrivileges=yes"), [""; 0]);
     }
 
