@@ -8,6 +8,7 @@ declare -gA _sbx_takes=(
     [sbx-label]='--help --version'
     [sbx-label alloc]='--name=NAME --dry-run --type=ANY --file-type=ANY --categories=ANY'
     [sbx-label relabel]='--name=NAME --dry-run'
+    [sbx-label check]='NAME'
     [sbx-label list]=''
     [sbx-label remove]='NAME'
 

@@ -52,7 +52,7 @@ const PROFILE: &[&str] = &["process.capabilities", "process.noNewPrivileges", "p
 /// Verbs that take a name.
 pub const UNDOS: [&str; 6] =
     ["sbx-unit remove", "sbx-net remove", "sbx-ns remove", "sbx-cg remove", "sbx-fs remove", "sbx-label remove"];
-const SHOWS: [&str; 2] = ["sbx-ns show", "sbx-cg show"];
+const SHOWS: [&str; 3] = ["sbx-ns show", "sbx-cg show", "sbx-label check"];
 /// Verbs that take nothing.
 const LISTS: [&str; 2] = ["sbx-label list", "sbx-ns list"];
 /// Verbs that end a pipe.

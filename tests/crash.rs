@@ -3,6 +3,7 @@
 use crate::contract::{UNDOS, applies};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -78,6 +79,24 @@ fn a_range_without_a_free_pair_is_an_error_and_a_pair_given_back_is_free() {
     alloc(&names[3]).assert_failure(1, "sbx-label", &[&names[3], "free"]);
     host.line(&format!("sbx-label remove {}", names[1])).ok();
     alloc(&names[3]).ok();
+}
+
+#[test]
+fn check_names_each_file_of_the_tree_with_another_label_than_the_definitions() {
+    let host = Host::new();
+    let name = host.name("a");
+    host.line(&format!("sbx-label check {name}")).assert_failure(1, "sbx-label", &["no container", &name]);
+    host.service(&format!("create {name} -- /bin/sleep 60")).ok();
+    let drift = || host.line(&format!("sbx-label check {name}")).ok().json();
+    let definition = fs::read(host.path(&format!("config/{name}.json"))).expect("a definition");
+    let definition: Value = serde_json::from_slice(&definition).expect("JSON");
+    let label = definition["linux"]["mountLabel"].as_str().expect("a label");
+    // Nobody labels files where SELinux is off, but attributes of that name can be had.
+    host.bash(&format!("find {} -exec setfattr -h -n security.selinux -v {label} {{}} +", host.tree(&name).display()))
+        .ok();
+    assert_eq!(drift(), json!([]));
+    host.bash(&format!("cd {} && setfattr -n security.selinux -v other etc/passwd", host.tree(&name).display())).ok();
+    assert_eq!(drift(), json!([{ "path": "/etc/passwd", "label": "other" }]));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use serde_json::json;
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs;
+use std::io::ErrorKind;
 
 /// The registry of levels.
 const KIND: &str = "mcs";
@@ -44,9 +45,18 @@ pub fn list() -> Result<Vec<u8>> {
     Ok(format!("{}\n", json!(claims)).into_bytes())
 }
 
-/// Gives back what `name` holds.
+/// Gives back what `name` holds, once no file of its tree has it: those get the label of the directory that the tree
+/// is in.
 pub fn remove(name: &Name) -> Result<()> {
-    Claims::of(KIND).release(name)
+    let claims = Claims::of(KIND);
+    if is_enabled()
+        && let Some(level) = claims.held_by(name)?.map(|pair| format!(":{pair}"))
+        && let Some(tree) = Tree::at(&store::tree(name))?
+    {
+        let plain = tree.label_around()?;
+        tree.change(true, |found| found.filter(|label| label.ends_with(&level)).and(plain.as_deref()))?;
+    }
+    claims.release(name)
 }
 
 /// Gives every file of the private tree the label that the document has for it. Where SELinux is off, or where the
@@ -55,20 +65,47 @@ pub fn relabel(doc: &Document, act: bool) -> Result<()> {
     doc.name()?;
     let Some(label) = doc.read::<String>("linux.mountLabel")?.filter(|_| is_enabled()) else { return Ok(()) };
     let tree = store::tree_of(doc)?;
-    let label = known(&label).with_context(|| format!("the SELinux policy does not know the label {label}"))?;
+    let label = known(&label)?;
     match Tree::at(&tree)? {
-        Some(tree) => tree.change(act, |_, found| (found != Some(&label)).then_some(&*label)),
+        Some(tree) => tree.change(act, |found| (found != Some(&label)).then_some(&*label)),
         // A dry run of clone has made none.
         None if !act => Ok(()),
         None => bail!("there is no {}", tree.display()),
     }
 }
 
-/// A label as the kernel writes it, if its policy knows it: another would be stored, and read as of no known type.
-fn known(label: &str) -> Option<String> {
-    let text = CString::new(label).ok()?;
-    let canonical = SecurityContext::from_c_str(&text, true).canonicalize().ok()?;
-    Some(canonical.to_c_string().ok()??.to_str().ok()?.to_owned())
+/// The files whose label is not the one that the definition of `name` has for them, as a JSON array: what relabel
+/// would change. Where SELinux is off, labels are kept on disk all the same.
+pub fn check(name: &Name) -> Result<Vec<u8>> {
+    let path = store::definition(name);
+    let text = match fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!("no container {name}"),
+        text => text.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    let doc = Document::parse(&text).with_context(|| path.display().to_string())?;
+    let mut drift = Vec::new();
+    if let Some(label) = doc.read::<String>("linux.mountLabel")? {
+        let label = if is_enabled() { known(&label)? } else { label };
+        let path = store::tree_of(&doc)?;
+        let tree = Tree::at(&path)?.with_context(|| format!("there is no {}", path.display()))?;
+        tree.each(|_, path, found| {
+            if found != Some(&label) {
+                drift.push(json!({ "path": path.to_string_lossy(), "label": found }));
+            }
+            Ok(())
+        })?;
+    }
+    Ok(format!("{}\n", json!(drift)).into_bytes())
+}
+
+/// A label as the kernel writes it. One that its policy does not know would be stored all the same, and keep everybody
+/// from the file.
+fn known(label: &str) -> Result<String> {
+    let failed = || format!("the SELinux policy does not know the label {label:?}");
+    let text = CString::new(label).with_context(failed)?;
+    let canonical = SecurityContext::from_c_str(&text, true).canonicalize().with_context(failed)?;
+    let canonical = canonical.to_c_string().with_context(failed)?.with_context(failed)?;
+    Ok(canonical.to_str().with_context(failed)?.to_owned())
 }
 
 /// Whether SELinux is enabled.

@@ -10,7 +10,6 @@ use rustix::io::Errno;
 use sbx::tree::{Id, Node, link};
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 /// Where a file has its label (xattr(7)).
@@ -61,14 +60,14 @@ impl Tree {
         Ok(Some(Self { path: path.to_owned(), root }))
     }
 
-    /// Gives every file the label that `wanted` has for its path and its label, if any. If `act` is not set, or if
+    /// Gives every file the label that `wanted` has for the one that it has, if any. If `act` is not set, or if
     /// there is one that may not be labelled, none is.
-    pub fn change<'a>(&self, act: bool, wanted: impl Fn(&Path, Option<&str>) -> Option<&'a str>) -> Result<()> {
+    pub fn change<'a>(&self, act: bool, wanted: impl Fn(Option<&str>) -> Option<&'a str>) -> Result<()> {
         let mut changes = false;
         // Files of several names, by the number of those not yet seen: one outside of the tree is not ours to label.
         let mut unseen: HashMap<Id, (u32, PathBuf)> = HashMap::new();
         self.each(|node, path, found| {
-            if wanted(path, found).is_none() {
+            if wanted(found).is_none() {
                 return Ok(());
             }
             changes = true;
@@ -84,11 +83,17 @@ impl Tree {
         if !act || !changes {
             return Ok(());
         }
-        self.each(|node, path, found| {
-            let Some(label) = wanted(path, found) else { return Ok(()) };
+        self.each(|node, _, found| {
+            let Some(label) = wanted(found) else { return Ok(()) };
             ensure!(!is_linked(node) || unseen.contains_key(&node.id()), "it was linked meanwhile");
             set(node, label).with_context(|| format!("cannot label it {label}"))
         })
+    }
+
+    /// The label of the directory that the tree is in.
+    pub fn label_around(&self) -> Result<Option<String>> {
+        get(&self.root.enter()?.above()?)
+            .with_context(|| format!("cannot read the label around {}", self.path.display()))
     }
 
     /// Visits every file, a directory before what is in it, with its path in the container and its label, if any.
@@ -162,7 +167,7 @@ fn is_linked(node: &Node) -> bool {
 }
 
 /// The label of an inode.
-fn get(node: impl AsFd) -> Result<Option<String>> {
+fn get(node: &Node) -> Result<Option<String>> {
     let mut label = Vec::with_capacity(LONGEST);
     match getxattr(link(node), ATTRIBUTE, spare_capacity(&mut label)) {
         // It has none, or its file system knows none.
@@ -174,7 +179,7 @@ fn get(node: impl AsFd) -> Result<Option<String>> {
     String::from_utf8(label).map(Some).context("it is not UTF-8")
 }
 
-fn set(node: impl AsFd, label: &str) -> Result<()> {
+fn set(node: &Node, label: &str) -> Result<()> {
     let value = CString::new(label)?;
     Ok(setxattr(link(node), ATTRIBUTE, value.as_bytes_with_nul(), XattrFlags::empty())?)
 }
@@ -231,7 +236,7 @@ mod tests {
         }
 
         fn relabel(&self, act: bool) -> Result<()> {
-            self.tree()?.change(act, |_, found| (found != Some(OURS)).then_some(OURS))
+            self.tree()?.change(act, |found| (found != Some(OURS)).then_some(OURS))
         }
 
         /// How many files of the tree have another label.

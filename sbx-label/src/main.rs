@@ -16,12 +16,14 @@ sbx-label: gives each container an SELinux label of its own
 
 usage: sbx-label alloc [--name NAME] [--dry-run] [OPTION...]   document in, document out
        sbx-label relabel [--name NAME] [--dry-run]             document in, document out
+       sbx-label check NAME
        sbx-label list
        sbx-label remove NAME
 
 alloc   claims a pair of MCS categories that no other container or process has, and fills in
         process.selinuxLabel and linux.mountLabel; a container that has a pair keeps it
 relabel gives every file of the private tree the label linux.mountLabel
+check   prints the files of NAME with another label than its definition has, as JSON
 list    prints all claims as JSON
 remove  gives the pair of NAME back
 
@@ -41,6 +43,7 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
     match verb {
         "alloc" => alloc(options),
         "relabel" => Filter::apply().only(options)?.run(|doc, act| apply::relabel(doc, act)),
+        "check" => tool::print(&apply::check(&tool::only_name(options)?)?),
         "list" => {
             tool::no_arguments(options)?;
             tool::print(&apply::list()?)

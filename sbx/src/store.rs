@@ -15,6 +15,11 @@ pub fn config_dir() -> PathBuf {
     root("SBX_CONFIG_DIR", "/etc/sbx")
 }
 
+/// One container's definition.
+pub fn definition(name: &Name) -> PathBuf {
+    config_dir().join(format!("{name}.json"))
+}
+
 /// Private trees and claims: `/var/lib/sbx`, or `SBX_STATE_DIR`.
 pub fn state_dir() -> PathBuf {
     root("SBX_STATE_DIR", "/var/lib/sbx")

@@ -2,6 +2,7 @@
 //! at a time, with what `scripts/install` has installed there.
 
 mod boot;
+mod label;
 
 use support::Host;
 
