@@ -22,13 +22,18 @@ declare -gA _sbx_takes=(
     [sbx-cg]='--help --version'
     [sbx-cg limit]='--name=NAME --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY'
     [sbx-cg create]='--name=NAME --dry-run'
+    [sbx-cg update]='--name=NAME --dry-run'
     [sbx-cg show]='NAME'
+    [sbx-cg freeze]='NAME'
+    [sbx-cg thaw]='NAME'
+    [sbx-cg kill]='NAME'
     [sbx-cg remove]='NAME'
 
     [sbx-fs]='--help --version'
     [sbx-fs layout]='--name=NAME'
     [sbx-fs clone]='--name=NAME --dry-run --copy --package=ANY --secret=FILE'
     [sbx-fs mount]='--name=NAME --dry-run'
+    [sbx-fs resize]='--name=NAME --dry-run'
     [sbx-fs remove]='NAME'
 
     [sbx-net]='--help --version'
@@ -60,6 +65,7 @@ declare -gA _sbx_takes=(
     [virt-sandbox-service connect]='-h --help NAME'
     [virt-sandbox-service reload]='-u=UNIT --unitfile=UNIT -h --help NAME'
     [virt-sandbox-service refresh]='-h --help NAME'
+    [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help NAME'
     [virt-sandbox-service delete]='-h --help NAME'
 )
 

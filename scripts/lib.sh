@@ -49,6 +49,12 @@ commit() { # NAME: makes the intent the definition, once all of it is on disk; f
     sync -- "$config"
 }
 
+recommit() { # NAME: the intent takes the definition's place
+    sync -- "$(intent "$1")"
+    mv -T -- "$(intent "$1")" "$(definition "$1")"
+    sync -- "$config"
+}
+
 # The lock is descriptor 9, until the script and all steps that it has started have ended. What they leave running does
 # not have it: a holder closes all that it inherits.
 lock() { # NAME

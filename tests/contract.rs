@@ -26,7 +26,7 @@ const fn apply(line: &'static str, owns: &'static [&'static str]) -> Filter {
 }
 
 /// All filters in the order of the pipe: each has its document from those before it. The first two are alternatives.
-const FILTERS: [Filter; 15] = [
+const FILTERS: [Filter; 17] = [
     edit("sbx-unit read apache2.service", UNIT),
     edit("sbx-unit command -- /bin/sleep 60", UNIT),
     apply("sbx-label alloc", &["process.selinuxLabel", "linux.mountLabel"]),
@@ -42,6 +42,8 @@ const FILTERS: [Filter; 15] = [
     apply("sbx-ns create", &["sbx.state.holder"]),
     apply("sbx-net up", &[]),
     apply("sbx-fs mount", &[]),
+    apply("sbx-fs resize", &[]),
+    apply("sbx-cg update", CGROUP),
 ];
 
 const UNIT: &[&str] = &["sbx.unit", "process.args", "process.env", "process.cwd", "process.user", "process.terminal"];
@@ -49,10 +51,11 @@ const CGROUP: &[&str] = &["linux.resources", "linux.cgroupsPath", "sbx.state.cgr
 const FILES: &[&str] = &["root", "mounts", "linux.maskedPaths", "linux.readonlyPaths", "sbx.clone"];
 const PROFILE: &[&str] = &["process.capabilities", "process.noNewPrivileges", "process.rlimits", "linux.seccomp"];
 
-/// Verbs that take a name.
+/// Verbs that take a name: undos, reports and orders.
 pub const UNDOS: [&str; 6] =
     ["sbx-unit remove", "sbx-net remove", "sbx-ns remove", "sbx-cg remove", "sbx-fs remove", "sbx-label remove"];
 const SHOWS: [&str; 3] = ["sbx-ns show", "sbx-cg show", "sbx-label check"];
+const ORDERS: [&str; 3] = ["sbx-cg freeze", "sbx-cg thaw", "sbx-cg kill"];
 /// Verbs that take nothing.
 const LISTS: [&str; 2] = ["sbx-label list", "sbx-ns list"];
 /// Verbs that end a pipe.
@@ -118,9 +121,14 @@ pub fn applies() -> impl Iterator<Item = &'static Filter> {
     FILTERS.iter().filter(|filter| filter.applies)
 }
 
+/// Verbs that take a name, and nothing on stdin.
+fn with_names() -> impl Iterator<Item = &'static str> {
+    UNDOS.into_iter().chain(SHOWS).chain(ORDERS)
+}
+
 fn all_lines() -> impl Iterator<Item = &'static str> {
     let filters = FILTERS.iter().map(|filter| filter.line);
-    filters.chain(UNDOS).chain(SHOWS).chain(LISTS).chain(ENDS)
+    filters.chain(with_names()).chain(LISTS).chain(ENDS)
 }
 
 /// What no tool can know: of every type, in places of every kind, with numbers that a double cannot hold.
@@ -337,16 +345,26 @@ fn n04_wrong_usage_exits_2_with_one_line() {
 
 #[test]
 fn n04_operands_that_are_missing_or_too_many_are_wrong_usage() {
-    each(UNDOS.into_iter().chain(SHOWS), |line, host| {
+    each(with_names(), |line, host| {
         host.line(line).assert_failure(2, tool(line), &["NAME"]);
         host.line(&format!("{line} a b")).assert_failure(2, tool(line), &["b"]);
     });
     let with_operands = ["sbx-unit read apache2.service", "sbx-unit command -- /bin/sleep 60"];
     each(all_lines().filter(|line| !with_operands.contains(line) && !line.starts_with("sbx-exec run")), {
         |line, host| {
-            let operands: &[&str] = if UNDOS.contains(line) || SHOWS.contains(line) { &["a", "b"] } else { &["a"] };
+            let operands: &[&str] = if with_names().any(|other| other == *line) { &["a", "b"] } else { &["a"] };
             host.run(call(line, operands), start(&host.name("c"))).assert_failure(2, tool(line), &[]);
         }
+    });
+}
+
+#[test]
+fn n05_a_report_about_nothing_and_an_order_to_it_fail() {
+    each(SHOWS.into_iter().chain(ORDERS), |line, host| {
+        let before = host.snapshot();
+        let name = host.name("c");
+        host.line(&format!("{line} {name}")).assert_failure(1, tool(line), &[&name]);
+        host.assert_as(&before, line);
     });
 }
 
@@ -587,7 +605,7 @@ fn n10_a_bad_name_is_wrong_usage_on_the_command_line() {
             outcome.assert_failure(2, tool(filter.line), &["bad container name"]);
         }
     });
-    each(UNDOS.into_iter().chain(SHOWS), |line, host| {
+    each(with_names(), |line, host| {
         for name in bad {
             host.run(call(line, &["--", name]), "").assert_failure(2, tool(line), &["bad container name"]);
         }

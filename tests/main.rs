@@ -6,6 +6,7 @@ mod contract;
 mod crash;
 mod documentation;
 mod examples;
+mod limits;
 mod refusals;
 mod service;
 mod services;

@@ -1,35 +1,39 @@
-//! Makes the cgroups, shows what is used, and removes them.
+//! Makes the cgroups, changes their limits, and removes them.
 
 use crate::edit::{check_path, path};
 use crate::hierarchy::{Hierarchy, mounted};
 use crate::limit::{Limit, enable, no_others};
+use crate::order;
+use crate::tree::{self, KILL};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::getxattr;
 use sbx::cgroup::Cgroups;
-use sbx::process::Recorded;
 use sbx::{Document, Name, store, tool};
-use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
-use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// The parts of a container's cgroup: the container, executed commands, and on a delegated one what started it.
-const PAYLOAD: &str = "payload";
-const EXEC: &str = "exec";
+pub const PAYLOAD: &str = "payload";
+pub const EXEC: &str = "exec";
+pub const PARTS: [&str; 2] = [PAYLOAD, EXEC];
 const SUPERVISOR: &str = "supervisor";
 
-/// Kills all below a cgroup of v2, Linux 5.14.
-const KILL: &str = "cgroup.kill";
+/// The controllers of v1 in whose hierarchies a container always has a place: for what is shown of it, and so that a
+/// limit can be set while it runs.
+const COUNTED: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "blkio"];
 
 /// What an init inside can pass on to its own units on v2, where the host offers it.
 const DELEGATED: [&str; 4] = ["memory", "pids", "cpu", "io"];
 
-/// How long killed processes may take to leave their cgroup.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the kernel may take to end, freeze or move processes, and systemd to set limits.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long to wait before looking again.
+pub const MOMENT: Duration = Duration::from_millis(1);
 
 /// How often a cgroup is made again when the one above it has just gone.
 const ATTEMPTS: usize = 100;
@@ -61,14 +65,48 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
     doc.set("sbx.state.cgroups", serde_json::to_value(cgroups).context("sbx.state.cgroups")?)
 }
 
-/// Where the container needs a cgroup: wherever a limit is enforced, where systemd keeps its units, and where all of a
-/// cgroup can be frozen and killed.
+/// Gives the cgroups that a container has other limits, and reads each back. What would have processes killed at once
+/// is refused.
+pub fn update(doc: &mut Document, act: bool) -> Result<()> {
+    let name = doc.name()?;
+    check_path(doc, &name)?;
+    let limits = Limit::all(doc)?;
+    let hierarchies = mounted()?;
+    let place = |base: PathBuf| {
+        let hierarchy = hierarchies.iter().position(|hierarchy| base.starts_with(&hierarchy.mount))?;
+        let v2 = hierarchies[hierarchy].v2;
+        Some((hierarchy, Place { delegated: is_delegated(&base, &name), base, v2, limits: Vec::new() }))
+    };
+    // A dry run also serves a container that is yet to be made.
+    let bases = if act { existing(&name)? } else { existing(&name).unwrap_or_default() };
+    let mut places: Vec<(usize, Place)> = bases.into_iter().filter_map(place).collect();
+    if places.iter().any(|(_, place)| !place.delegated) {
+        no_others(doc)?;
+    }
+    for limit in limits {
+        let hierarchy = limit.hierarchy(&hierarchies)?;
+        if let Some((_, place)) = places.iter_mut().find(|(of, _)| *of == hierarchy) {
+            place.limits.push(limit);
+        }
+    }
+    for (_, Place { base, v2, limits, .. }) in &places {
+        limits.iter().try_for_each(|limit| limit.check_room(base, *v2))?;
+    }
+    if !act {
+        return Ok(());
+    }
+    places.iter().try_for_each(|(_, place)| if place.delegated { place.await_limits() } else { place.set_limits() })
+}
+
+/// Where the container needs a cgroup: wherever something is limited or counted, where systemd keeps its units, and
+/// where all of a cgroup can be frozen and killed.
 fn places(name: &Name, hierarchies: &[Hierarchy], limits: &[Limit]) -> Result<Vec<Place>> {
     let unified = hierarchies.iter().any(|hierarchy| hierarchy.v2);
     let mut places: Vec<(bool, Place)> = hierarchies
         .iter()
         .map(|hierarchy| {
-            let needed = hierarchy.v2 || hierarchy.is_systemd() || (!unified && hierarchy.has("freezer"));
+            let counts = COUNTED.iter().any(|controller| hierarchy.has(controller));
+            let needed = hierarchy.v2 || hierarchy.is_systemd() || counts || (!unified && hierarchy.has("freezer"));
             let (base, delegated) = match delegated(hierarchy, name) {
                 Some(cgroup) => (cgroup, true),
                 None => (own_place(hierarchy, name), false),
@@ -77,8 +115,7 @@ fn places(name: &Name, hierarchies: &[Hierarchy], limits: &[Limit]) -> Result<Ve
         })
         .collect();
     for limit in limits {
-        let (needed, place) = &mut places[limit.hierarchy(hierarchies)?];
-        *needed = true;
+        let (_, place) = &mut places[limit.hierarchy(hierarchies)?];
         place.limits.push(*limit);
     }
     let places: Vec<Place> = places.into_iter().filter_map(|(needed, place)| needed.then_some(place)).collect();
@@ -109,31 +146,48 @@ fn is_delegated(cgroup: &Path, name: &Name) -> bool {
 impl Place {
     /// Makes the parts, below the limits.
     fn make(&self) -> Result<()> {
-        let Self { base, v2, delegated, limits } = self;
+        let Self { base, v2, delegated, .. } = self;
         let above = base.parent().context("a cgroup has a parent")?;
         if !delegated {
             make_directory(base)?;
-            if *v2 {
-                let needed: Vec<&str> = limits.iter().map(|limit| limit.controller(true)).collect();
-                let root = above.parent().context("a cgroup has a parent")?;
-                enable(root, &needed, &needed)?;
-                enable(above, &needed, &needed)?;
-            }
-            limits.iter().try_for_each(|limit| limit.set(base, *v2))?;
-            self.verify()?;
+            self.set_limits()?;
         } else if *v2 {
             vacate(base)?;
         }
         if *v2 {
             enable(base, &DELEGATED, &[])?;
         }
-        let [payload, exec] = [PAYLOAD, EXEC].map(|part| base.join(part));
+        let [payload, exec] = PARTS.map(|part| base.join(part));
         make_directory(&payload)?;
         make_directory(&exec)?;
         if !v2 {
             [above, base, &payload, &exec].into_iter().try_for_each(fill_cpuset)?;
         }
         Ok(())
+    }
+
+    /// Sets the limits of a cgroup of our own.
+    fn set_limits(&self) -> Result<()> {
+        let Self { base, v2, limits, .. } = self;
+        if *v2 {
+            let needed: Vec<&str> = limits.iter().map(|limit| limit.controller(true)).collect();
+            for above in base.ancestors().skip(1).take(2).collect::<Vec<_>>().into_iter().rev() {
+                enable(above, &needed, &needed)?;
+            }
+        }
+        limits.iter().try_for_each(|limit| limit.set(base, *v2))?;
+        self.verify()
+    }
+
+    /// Waits until systemd has set the limits of its cgroup: it does so some time after it has been told to.
+    fn await_limits(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.verify() {
+                Err(_) if Instant::now() < deadline => thread::sleep(MOMENT),
+                verified => return verified,
+            }
+        }
     }
 
     fn verify(&self) -> Result<()> {
@@ -170,7 +224,7 @@ fn vacate(base: &Path) -> Result<()> {
     make_directory(&supervisor)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let processes = processes(base)?;
+        let processes = tree::processes(base)?;
         if processes.is_empty() {
             return Ok(());
         }
@@ -189,62 +243,39 @@ fn vacate(base: &Path) -> Result<()> {
     }
 }
 
-/// What there is of a container's cgroups, and what is used.
-pub fn show(name: &Name) -> Result<Vec<u8>> {
-    let mut bases = bases(name, &mounted()?);
-    bases.retain(|base| base.join(PAYLOAD).is_dir());
-    if bases.is_empty() {
-        bail!("no cgroups of {name}");
-    }
-    let directories = |part: &str| bases.iter().map(|base| base.join(part)).collect::<Vec<_>>();
-    let read = |file: &str| bases.iter().find_map(|base| fs::read_to_string(base.join(file)).ok());
-    // What is unlimited reads "max", or on v1 a number beyond all memory.
-    let number = |file: &str| read(file).and_then(|text| text.trim().parse::<u64>().ok()).filter(|n| *n < 1 << 62);
-    let either = |v2: &str, v1: &str| number(v2).or_else(|| number(v1));
-    let figures = |current: Option<u64>, limit: Option<u64>| Some(json!({ "current": current?, "limit": limit }));
-    // On v1 it is another file of the same name, without the line.
-    let used = |base: &PathBuf| {
-        let stat = fs::read_to_string(base.join("cpu.stat")).ok()?;
-        stat.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse::<u64>().ok())
-    };
-    let cpu = bases.iter().find_map(used).or_else(|| Some(number("cpuacct.usage")? / 1000));
-    let shown = [
-        ("name", Some(json!(name.as_str()))),
-        (PAYLOAD, Some(json!(directories(PAYLOAD)))),
-        (EXEC, Some(json!(directories(EXEC)))),
-        (
-            "memory",
-            figures(either("memory.current", "memory.usage_in_bytes"), either("memory.max", "memory.limit_in_bytes")),
-        ),
-        ("pids", figures(number("pids.current"), number("pids.max"))),
-        ("cpu", cpu.map(|microseconds| json!({ "usageMicroseconds": microseconds }))),
-    ];
-    let shown: Map<_, _> = shown.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
-    Ok(format!("{}\n", Value::Object(shown)).into_bytes())
-}
-
 /// Ends what is left in the cgroups of `name`, and removes them.
 pub fn remove(name: &Name) -> Result<()> {
     let hierarchies = mounted()?;
     let parts = |base: PathBuf| match is_delegated(&base, name) {
         // The cgroup itself is systemd's.
-        true => vec![base.join(PAYLOAD), base.join(EXEC)],
+        true => PARTS.map(|part| base.join(part)).to_vec(),
         false => vec![base],
     };
-    let mut trees: Vec<PathBuf> = bases(name, &hierarchies).into_iter().flat_map(parts).collect();
+    let bases = bases(name, &hierarchies);
+    // What is frozen on v1 would not die.
+    bases.iter().for_each(|base| order::thaw_v1(base));
+    let mut trees: Vec<PathBuf> = bases.into_iter().flat_map(parts).collect();
     // First where all can be killed at once: then there is nobody left in the others to chase.
     trees.sort_by_key(|tree| !tree.join(KILL).exists());
     let deadline = Instant::now() + PATIENCE;
     let result = tool::all(trees.iter().map(|tree| {
         let inside = hierarchies.iter().any(|hierarchy| hierarchy.own.starts_with(tree));
         ensure!(!inside, "cannot remove the cgroup {} from inside it", tree.display());
-        remove_tree(tree, deadline)
+        tree::remove(tree, deadline)
     }));
     for place in hierarchies.iter().map(|hierarchy| own_place(hierarchy, name)) {
         // Only the last container's remove can: while there are others, it is not empty.
         let _ = place.parent().map(fs::remove_dir);
     }
     result
+}
+
+/// The cgroups that a container has, one a hierarchy.
+pub fn existing(name: &Name) -> Result<Vec<PathBuf>> {
+    let bases = bases(name, &mounted()?).into_iter().filter(|base| base.join(PAYLOAD).is_dir());
+    let bases: Vec<PathBuf> = bases.collect();
+    ensure!(!bases.is_empty(), "no cgroups of {name}");
+    Ok(bases)
 }
 
 /// Wherever cgroups of `name` may be: at the place of its name in each hierarchy, in its unit's if this process runs
@@ -258,83 +289,6 @@ fn bases(name: &Name, hierarchies: &[Hierarchy]) -> BTreeSet<PathBuf> {
     });
     let places = hierarchies.iter().map(|hierarchy| own_place(hierarchy, name));
     places.chain(hierarchies.iter().filter_map(|hierarchy| delegated(hierarchy, name))).chain(recorded).collect()
-}
-
-/// Kills what is in a cgroup and below, and removes it, until nothing is left.
-fn remove_tree(cgroup: &Path, deadline: Instant) -> Result<()> {
-    let failed = || format!("cannot remove the cgroup {}", cgroup.display());
-    while cgroup.exists() {
-        // It reaches also what is being forked.
-        let all_killed = fs::write(cgroup.join(KILL), "1").is_ok();
-        let left = remove_from_the_leaves(cgroup, all_killed).with_context(failed)?;
-        if let Some(error) = left.filter(|_| Instant::now() > deadline) {
-            return Err(error).with_context(failed);
-        }
-        // A killed process leaves its cgroup a moment later.
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
-}
-
-/// Goes once through a cgroup and all below it, and removes what it can; returns why some is left. It goes by steps of
-/// one name: root inside may have made cgroups that lie deeper than a path is long.
-fn remove_from_the_leaves(cgroup: &Path, all_killed: bool) -> Result<Option<Error>> {
-    env::set_current_dir(cgroup)?;
-    let mut left = None;
-    let mut names: Vec<OsString> = Vec::new();
-    let mut to_visit = vec![children()?];
-    while let Some(children_left) = to_visit.last_mut() {
-        if let Some(child) = children_left.pop() {
-            // One that is gone is gone.
-            if env::set_current_dir(&child).is_ok() {
-                names.push(child);
-                to_visit.push(children()?);
-            }
-            continue;
-        }
-        if !all_killed {
-            kill(Path::new("."))?;
-        }
-        to_visit.pop();
-        let name = names.pop();
-        env::set_current_dir(if name.is_some() { "..".as_ref() } else { Path::new("/") })?;
-        let removed = fs::remove_dir(name.as_ref().map_or(cgroup, Path::new));
-        left = removed.err().filter(|error| error.kind() != ErrorKind::NotFound).or(left);
-    }
-    Ok(left)
-}
-
-/// The names of the cgroups right below the current directory.
-fn children() -> Result<Vec<OsString>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(".")? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            names.push(entry.file_name());
-        }
-    }
-    Ok(names)
-}
-
-/// Kills each process of one cgroup, by a descriptor that was opened while the process was in it.
-fn kill(cgroup: &Path) -> Result<()> {
-    for pid in processes(cgroup)? {
-        let Ok(Some(process)) = Recorded::now(pid).and_then(|recorded| recorded.open()) else { continue };
-        if processes(cgroup)?.contains(&pid) {
-            process.signal(nix::libc::SIGKILL)?;
-        }
-    }
-    Ok(())
-}
-
-/// The processes of one cgroup, in this PID namespace: those of others read 0.
-fn processes(cgroup: &Path) -> Result<Vec<i32>> {
-    let path = cgroup.join("cgroup.procs");
-    let text = match fs::read_to_string(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        text => text.with_context(|| format!("cannot read {}", path.display()))?,
-    };
-    Ok(text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 1).collect())
 }
 
 #[cfg(test)]

@@ -69,6 +69,22 @@ impl Limit {
         place.with_context(|| format!("{self} cannot be enforced: no {} controller here", self.controller(false)))
     }
 
+    /// Refuses a memory limit of v2 that is below what cannot be had back: the kernel would kill for it, the
+    /// container's first process perhaps. v1 refuses by itself.
+    pub fn check_room(self, cgroup: &Path, v2: bool) -> Result<()> {
+        let (Self::Memory(bytes), true) = (self, v2) else { return Ok(()) };
+        // Where memory is not counted yet, there is nothing to compare.
+        let Ok(current) = fs::read_to_string(cgroup.join("memory.current")) else { return Ok(()) };
+        let stat = fs::read_to_string(cgroup.join("memory.stat")).unwrap_or_default();
+        let field = |key: &str| -> Option<i64> {
+            stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
+        };
+        let spare: i64 = ["inactive_file", "active_file", "slab_reclaimable"].into_iter().filter_map(field).sum();
+        let used = current.trim().parse::<i64>()? - spare;
+        ensure!(used < bytes, "{self} is too small: {used} bytes are in use in {}", cgroup.display());
+        Ok(())
+    }
+
     /// Sets it on a cgroup.
     pub fn set(self, cgroup: &Path, v2: bool) -> Result<()> {
         let (point, root) = (cgroup.to_owned(), cgroup.to_owned());

@@ -4,7 +4,10 @@ mod apply;
 mod edit;
 mod hierarchy;
 mod limit;
+mod order;
 mod quantity;
+mod show;
+mod tree;
 
 use anyhow::Result;
 use lexopt::Parser;
@@ -16,13 +19,22 @@ sbx-cg: control groups of containers: their limits, and where their processes ar
 
 usage: sbx-cg limit [--name NAME] [OPTION...]       document in, document out
        sbx-cg create [--name NAME] [--dry-run]      document in, document out
+       sbx-cg update [--name NAME] [--dry-run]      document in, document out
        sbx-cg show NAME
+       sbx-cg freeze NAME
+       sbx-cg thaw NAME
+       sbx-cg kill NAME
        sbx-cg remove NAME
 
 limit   fills in linux.cgroupsPath, and linux.resources as the options say
 create  makes the cgroups with the limits of linux.resources, reads each back, and fills in
         sbx.state.cgroups; a limit that cannot be enforced is an error
-show    prints the cgroups of NAME and what is used of each limit, as JSON
+update  gives the cgroups that there are the limits of linux.resources, and reads each back;
+        a memory limit below what is in use is an error
+show    prints the cgroups of NAME, and what is used of each limit, as JSON
+freeze  stops all processes of NAME where they are
+thaw    lets them go on
+kill    kills them
 remove  ends what is left in the cgroups of NAME, and removes them
 
   --name NAME      start a document instead of reading one
@@ -42,7 +54,11 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
     match verb {
         "limit" => limit(options),
         "create" => Filter::apply().only(options)?.run(apply::create),
-        "show" => tool::print(&apply::show(&tool::only_name(options)?)?),
+        "update" => Filter::apply().only(options)?.run(apply::update),
+        "show" => tool::print(&show::show(&tool::only_name(options)?)?),
+        "freeze" => order::freeze(&tool::only_name(options)?),
+        "thaw" => order::thaw(&tool::only_name(options)?),
+        "kill" => order::kill(&tool::only_name(options)?),
         "remove" => apply::remove(&tool::only_name(options)?),
         _ => Err(tool::no_verb(verb)),
     }

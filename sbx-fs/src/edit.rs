@@ -14,6 +14,9 @@ struct Size {
     least: u64,
 }
 
+/// The largest page of the architectures that we run on, in KiB. Every least size is a multiple of it.
+const PAGE: u64 = 64;
+
 /// One mount of every container, in the order of mounting.
 struct Mount {
     destination: &'static str,
@@ -168,7 +171,9 @@ fn fit(sizes: &[&Size], limit: Option<i64>) -> Result<Vec<u64>> {
         );
     }
     let (spare, wanted) = (half.min(most) - least, most - least);
-    Ok(sizes.iter().map(|size| size.least + (size.most - size.least) * spare / wanted).collect())
+    let share = |size: &&Size| size.least + (size.most - size.least) * spare / wanted;
+    // Whole pages, to which the kernel would round up.
+    Ok(sizes.iter().map(|size| share(size) / PAGE * PAGE).collect())
 }
 
 /// How often each processor was throttled tells what other containers do; OCI's masks know no wildcard.

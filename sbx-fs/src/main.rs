@@ -5,6 +5,7 @@ mod copy;
 mod edit;
 mod mount;
 mod packages;
+mod resize;
 #[cfg(test)]
 mod scratch;
 mod secrets;
@@ -21,12 +22,14 @@ sbx-fs: the file system of a container: what it shares with the host, what is it
 usage: sbx-fs layout [--name NAME]                          document in, document out
        sbx-fs clone [--name NAME] [--dry-run] [OPTION...]   document in, document out
        sbx-fs mount [--name NAME] [--dry-run]               document in, document out
+       sbx-fs resize [--name NAME] [--dry-run]              document in, document out
        sbx-fs remove NAME
 
 layout  fills in root, mounts, linux.maskedPaths and linux.readonlyPaths
 clone   makes the private tree: /etc as the host's, without its secrets and identity; /var with the
         directories of the packages that own the units; /root, /home and /srv empty; fills in sbx.clone
 mount   builds the file system in the namespaces of the running container
+resize  gives the memory file systems of the running container the sizes that mounts says
 remove  removes the private tree of NAME
 
   --name NAME     start a document instead of reading one
@@ -46,6 +49,7 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
         "layout" => Filter::edit().only(options)?.run(|doc, _| edit::layout(doc, "/".as_ref())),
         "clone" => clone(options),
         "mount" => Filter::apply().only(options)?.run(|doc, act| mount::mount(doc, act)),
+        "resize" => Filter::apply().only(options)?.run(|doc, act| resize::resize(doc, act)),
         "remove" => apply::remove(&tool::only_name(options)?),
         _ => Err(tool::no_verb(verb)),
     }

@@ -81,7 +81,24 @@ pub fn write(doc: &Document, scripts: Option<PathBuf>, act: bool) -> Result<()> 
     };
     put(&open(&directory).with_context(place)?, &name.unit(), &unit, flags).with_context(place)?;
     drop(lock);
-    if host::runs_systemd() { systemctl(&["daemon-reload"]) } else { Ok(()) }
+    if host::runs_systemd() { reload(&name.unit(), &files::limits(doc)?) } else { Ok(()) }
+}
+
+/// Has systemd read the unit. On one that runs it would set other limits with the next start only: they are set as
+/// properties first, and what systemd notes down of that goes again, since the unit says the same.
+fn reload(unit: &str, limits: &[String]) -> Result<()> {
+    if !limits.is_empty() && systemctl(&["is-active", "--quiet", unit]).is_ok() {
+        let limits = limits.iter().map(String::as_str);
+        systemctl(&["set-property", "--runtime", unit].into_iter().chain(limits.clone()).collect::<Vec<_>>())?;
+        let keys = limits.filter_map(|limit| limit.split('=').next());
+        tool::all(keys.map(|key| unlink(&properties(unit).join(format!("50-{key}.conf")))))?;
+    }
+    systemctl(&["daemon-reload"])
+}
+
+/// Where systemd notes down the properties that a unit has until the next boot (systemd.unit(5)).
+fn properties(unit: &str) -> PathBuf {
+    Path::new("/run/systemd/system.control").join(format!("{unit}.d"))
 }
 
 /// Containers of other names come and go meanwhile, and share a group's target.

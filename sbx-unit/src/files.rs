@@ -183,7 +183,7 @@ struct BlockIo {
 }
 
 /// `linux.resources` as settings of the unit, whose cgroup has one writer, systemd.
-fn limits(doc: &Document) -> Result<Vec<String>> {
+pub fn limits(doc: &Document) -> Result<Vec<String>> {
     let Resources { memory, pids, cpu, block_io } = doc.read("linux.resources")?.unwrap_or_default();
     let mut settings = Vec::new();
     let mut set = |key: &str, value: Option<String>| settings.extend(value.map(|value| format!("{key}={value}")));

@@ -1,0 +1,49 @@
+//! Gives the memory file systems of a running container other sizes.
+
+use anyhow::{Context, Result};
+use nix::sched::CloneFlags;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fsconfig_set_string, fspick};
+use sbx::process::Recorded;
+use sbx::{Document, namespace};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// What of a mount matters here.
+#[derive(Debug, Deserialize)]
+struct Mount {
+    destination: PathBuf,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    options: Vec<String>,
+}
+
+/// Sets the sizes of `mounts` on what is mounted. One that holds more than its new size is an error.
+pub fn resize(doc: &Document, act: bool) -> Result<()> {
+    let name = doc.name()?;
+    let mounts: Vec<Mount> = doc.require("mounts")?;
+    if !act {
+        return Ok(());
+    }
+    let holder: Recorded = doc.require("sbx.state.holder")?;
+    let holder = holder.open()?.with_context(|| format!("container {name} is not running"))?;
+    // From here on "/" is the container's.
+    namespace::join(&holder, CloneFlags::CLONE_NEWNS)?;
+    for Mount { destination, options, .. } in mounts.iter().filter(|mount| mount.kind.as_deref() == Some("tmpfs")) {
+        let size = options.iter().rev().find_map(|option| option.strip_prefix("size="));
+        let Some(size) = size else { continue };
+        set_size(destination, size).with_context(|| format!("cannot resize {} to {size}", destination.display()))?;
+    }
+    Ok(())
+}
+
+fn set_size(destination: &Path, size: &str) -> Result<()> {
+    // Root inside cannot put a link in the place of a mount point, but of one that is not there.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let place = openat2(CWD, destination, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    // Where nothing is mounted this is refused.
+    let context = fspick(&place, "", FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH)?;
+    fsconfig_set_string(&context, "size", size)?;
+    fsconfig_reconfigure(&context).context("it may hold more than that")
+}
