@@ -1,6 +1,7 @@
 //! A further process in a running container: the routine behind `run` and behind what boot asks of an init.
 
 use crate::Running;
+use crate::streams::Streams;
 use anyhow::{Context, Result, ensure};
 use nix::libc;
 use nix::sched::CloneFlags;
@@ -32,13 +33,14 @@ const FORWARDED: [Signal; 7] = [
     Signal::SIGWINCH,
 ];
 
-/// Runs a command in the container with this process's standard streams, and waits for it; kills it at the deadline, if
+/// Runs a command in the container with this process's standard streams, or what passes them on, and waits for it; kills it at the deadline, if
 /// there is one. Returns its status.
 ///
 /// This process joins the container's namespaces, but for the PID namespace, which only its child is in.
 pub fn run(running: &Running, command: Vec<OsString>, deadline: Option<Instant>) -> Result<Status> {
     let signals = Forwarder::new()?;
-    let child = match enter(running, command)? {
+    let streams = Streams::open(running.doc.read::<String>("linux.mountLabel")?.as_deref())?;
+    let child = match enter(running, command, &streams)? {
         Ok(child) => child,
         Err(failure) => return Ok(failure),
     };
@@ -47,13 +49,16 @@ pub fn run(running: &Running, command: Vec<OsString>, deadline: Option<Instant>)
     let forward = |signal: i32| {
         let _ = Signal::try_from(signal).and_then(|signal| killpg(Pid::from_raw(child.pid), signal));
     };
-    if !signals.until(child.pidfd.as_fd(), forward, deadline)? {
-        sys::pidfd_send_signal(&child.pidfd, libc::SIGKILL).context("cannot kill the command")?;
-    }
-    Ok(Status { code: child.wait()?, message: None })
+    let code = streams.during(|| {
+        if !signals.until(child.pidfd.as_fd(), forward, deadline)? {
+            sys::pidfd_send_signal(&child.pidfd, libc::SIGKILL).context("cannot kill the command")?;
+        }
+        child.wait()
+    })?;
+    Ok(Status { code, message: None })
 }
 
-fn enter(running: &Running, command: Vec<OsString>) -> Result<Result<Child, Status>> {
+fn enter(running: &Running, command: Vec<OsString>, streams: &Streams) -> Result<Result<Child, Status>> {
     let Running { doc, holder } = running;
     let term = std::env::var("TERM").ok().filter(|_| stdin().is_terminal());
     let confinement =
@@ -69,9 +74,13 @@ fn enter(running: &Running, command: Vec<OsString>) -> Result<Result<Child, Stat
     namespace::join(holder, flags - CloneFlags::CLONE_NEWCGROUP)?;
     Ok(start(
         || Ok(sys::clone3(0, cgroup.unified())?),
-        || match cgroup.join_v1().and_then(|()| namespace::enter(holder, flags & CloneFlags::CLONE_NEWCGROUP)) {
-            Ok(()) => confinement.become_command(),
-            Err(error) => Status::own(error),
+        || {
+            let enter = || {
+                cgroup.join_v1()?;
+                namespace::enter(holder, flags & CloneFlags::CLONE_NEWCGROUP)?;
+                streams.place()
+            };
+            enter().map_or_else(Status::own, |()| confinement.become_command())
         },
     ))
 }

@@ -5,6 +5,7 @@ mod enter;
 mod profile;
 mod signal;
 mod stop;
+mod streams;
 
 use anyhow::{Context, Result, bail};
 use lexopt::Parser;
@@ -162,8 +163,9 @@ impl Source {
         let recorded: Recorded = doc.require("sbx.state.holder").context("not a running document")?;
         let holder = recorded.open()?;
         if !host::runs_selinux() {
-            // It stays in the definition for the day when SELinux is on.
+            // They stay in the definition for the day when SELinux is on.
             doc.unset("process.selinuxLabel");
+            doc.unset("linux.mountLabel");
         }
         Ok((doc, holder))
     }
