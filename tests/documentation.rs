@@ -167,3 +167,36 @@ fn every_example_is_named_in_their_readme() {
         assert!(name == "README.md" || readme.contains(&name), "{name} is not in the README");
     }
 }
+
+/// The allow rules of the policy: who, what, class.
+fn rules_of_the_policy() -> BTreeSet<[String; 3]> {
+    let policy = fs::read_to_string(format!("{ROOT}/sbx-label/policy/sbx.cil")).expect("the policy");
+    let rules = policy.lines().flat_map(|line| line.split("(allow ").skip(1));
+    let rule = |rule: &str| {
+        let mut words = rule.split(['(', ')', ' ']).filter(|word| !word.is_empty()).map(str::to_owned);
+        [words.next(), words.next(), words.next()].map(|word| word.expect("a word of a rule"))
+    };
+    rules.map(rule).collect()
+}
+
+/// Those that a table explains: each row is for all of its subjects, objects and classes.
+fn rules_explained() -> BTreeSet<[String; 3]> {
+    let page = fs::read_to_string(format!("{ROOT}/docs/selinux.md")).expect("the page");
+    let (_, page) = page.split_once("## The rules").expect("the rules");
+    let (rules, _) = page.split_once("## Denials").expect("the denials");
+    let mut explained = BTreeSet::new();
+    for row in rules.lines().filter(|line| line.starts_with("| sbx")) {
+        let cells: Vec<Vec<&str>> = row.split('|').map(|cell| cell.split_whitespace().collect()).collect();
+        for who in &cells[1] {
+            for what in &cells[2] {
+                explained.extend(cells[3].iter().map(|class| [*who, *what, *class].map(str::to_owned)));
+            }
+        }
+    }
+    explained
+}
+
+#[test]
+fn each_rule_of_the_policy_has_its_reason_and_each_reason_a_rule() {
+    assert_eq!(rules_explained(), rules_of_the_policy(), "explained (left) and in the policy");
+}

@@ -6,6 +6,7 @@ mod contract;
 mod crash;
 mod documentation;
 mod examples;
+mod install;
 mod limits;
 mod refusals;
 mod service;

@@ -3,6 +3,7 @@
 
 mod boot;
 mod label;
+mod selinux;
 
 use support::Host;
 
