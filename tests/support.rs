@@ -8,8 +8,9 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::fs::DirBuilder;
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -55,6 +56,10 @@ impl Host {
         assert_eq!(env::var("SBX_MACHINE").as_deref(), Ok("1"), "not a machine to try things on: run scripts/test");
         let dir = mkdtemp(&env::temp_dir().join("sbx-XXXXXX")).expect("a temporary directory");
         fs::create_dir(dir.join("tmp")).expect("a directory");
+        // Here too the first container makes directories that none removes.
+        for part in ["/etc/sbx", "/run/sbx", "/var/lib/sbx/containers", "/var/lib/sbx/claims/mcs"] {
+            DirBuilder::new().recursive(true).mode(0o700).create(part).expect("a directory of the store");
+        }
         Self { init: None, pid: 1, dir, prefix: "vm".to_owned() }
     }
 
@@ -185,7 +190,11 @@ impl Host {
         if self.init.is_some() {
             places.push(root.join("run"));
         } else {
-            places.extend(["/run/sbx", "/etc/sbx", "/var/lib/sbx", "/var/log/journal"].map(PathBuf::from));
+            places.extend(["/run/sbx", "/etc/sbx", "/var/lib/sbx"].map(PathBuf::from));
+            // The machine's own journal goes on.
+            for journal in entries(Path::new("/var/log/journal")) {
+                things.insert(format!("journal {}", journal.display()));
+            }
             for unit in self.bash("systemctl list-units --all --plain --no-legend | grep sandbox").text().lines() {
                 things.insert(format!("unit {unit}"));
             }

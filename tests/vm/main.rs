@@ -4,6 +4,8 @@
 mod boot;
 mod label;
 mod selinux;
+mod services;
+mod units;
 
 use support::Host;
 
