@@ -129,3 +129,13 @@ fn cgroups_that_root_inside_has_made_deeper_than_a_path_is_long_are_removed() {
     host.service(&format!("delete {name}")).ok();
     host.assert_as(&before, "delete");
 }
+
+#[test]
+fn there_is_no_audit_inside_rather_than_one_that_refuses() {
+    let host = Host::new();
+    let name = running(&host, "a");
+    let socket = |protocol| format!("perl -e 'socket(S, 16, 3, {protocol}) and print \"made\" or print $!'");
+    // Of routes, then of audit: netlink(7).
+    assert_eq!(host.inside(&name, &socket(0)).ok().text(), "made");
+    assert_eq!(host.inside(&name, &socket(9)).ok().text(), "Address family not supported by protocol");
+}

@@ -119,6 +119,16 @@ fn seccomp() -> Value {
     rules.extend(NAMESPACE_FLAGS.map(|flag| only_if(refuse(&["clone"]), 0, flag, flag)));
     rules.extend(TERMINAL_IOCTLS.map(|request| only_if(refuse(&["ioctl"]), 1, low, request)));
     rules.extend(REFUSED_FAMILIES.map(|family| only_if(refuse(&["socket"]), 0, low, family)));
+    // No audit from inside. PAM takes it well that there is none, but not that it is refused.
+    rules.push(json!({
+        "names": ["socket"],
+        "action": "SCMP_ACT_ERRNO",
+        "errnoRet": nix::libc::EAFNOSUPPORT,
+        "args": [
+            { "index": 0, "value": low, "valueTwo": nix::libc::AF_NETLINK, "op": "SCMP_CMP_MASKED_EQ" },
+            { "index": 2, "value": low, "valueTwo": nix::libc::NETLINK_AUDIT, "op": "SCMP_CMP_MASKED_EQ" },
+        ],
+    }));
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": nix::libc::ENOSYS,

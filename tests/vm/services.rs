@@ -33,7 +33,6 @@ fn redis_lives_without_a_denial_that_matters() {
 }
 
 #[test]
-#[ignore = "PAM fails there: it takes an audit socket that is denied, rather than absent, for a shortage"]
 fn postgresql_lives_without_a_denial_that_matters() {
     live_undenied("postgresql@");
 }
@@ -44,7 +43,6 @@ fn memcached_lives_without_a_denial_that_matters() {
 }
 
 #[test]
-#[ignore = "PAM fails there: it takes an audit socket that is denied, rather than absent, for a shortage"]
 fn cron_lives_without_a_denial_that_matters() {
     live_undenied("cron");
 }
