@@ -33,7 +33,6 @@ fn redis_lives_without_a_denial_that_matters() {
 }
 
 #[test]
-#[ignore = "fails there, yet"]
 fn postgresql_lives_without_a_denial_that_matters() {
     live_undenied("postgresql@");
 }
