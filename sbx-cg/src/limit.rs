@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::str::FromStr;
 
 /// One limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,11 @@ impl fmt::Display for Limit {
             Self::IoWeight(weight) => write!(f, "an I/O weight of {weight}"),
         }
     }
+}
+
+/// The number behind a key, in a text that has one on each line.
+pub fn field<T: FromStr>(text: &str, key: &str) -> Option<T> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
 }
 
 impl Limit {
@@ -76,10 +82,8 @@ impl Limit {
         // Where memory is not counted yet, there is nothing to compare.
         let Ok(current) = fs::read_to_string(cgroup.join("memory.current")) else { return Ok(()) };
         let stat = fs::read_to_string(cgroup.join("memory.stat")).unwrap_or_default();
-        let field = |key: &str| -> Option<i64> {
-            stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
-        };
-        let spare: i64 = ["inactive_file", "active_file", "slab_reclaimable"].into_iter().filter_map(field).sum();
+        let spare = ["inactive_file", "active_file", "slab_reclaimable"].into_iter();
+        let spare: i64 = spare.filter_map(|key| field::<i64>(&stat, key)).sum();
         let used = current.trim().parse::<i64>()? - spare;
         ensure!(used < bytes, "{self} is too small: {used} bytes are in use in {}", cgroup.display());
         Ok(())

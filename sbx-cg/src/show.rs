@@ -1,6 +1,7 @@
 //! What a container uses, and how far it may.
 
 use crate::apply::{EXEC, PAYLOAD, existing};
+use crate::limit::field;
 use crate::order::is_frozen;
 use anyhow::Result;
 use sbx::Name;
@@ -23,9 +24,9 @@ impl Files {
         self.find(file, |text| text.trim().parse().ok()).filter(|number| *number < 1 << 62)
     }
 
-    /// The number behind a key, in a file that has one on each line.
+    /// The number behind a key of a file.
     fn field(&self, file: &str, key: &str) -> Option<u64> {
-        self.find(file, |text| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok()))
+        self.find(file, |text| field(text, key))
     }
 
     /// The sum over all devices of v2's `8:0 KEY=NUMBER` or v1's `8:0 KEY NUMBER`.

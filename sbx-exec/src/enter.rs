@@ -33,8 +33,8 @@ const FORWARDED: [Signal; 7] = [
     Signal::SIGWINCH,
 ];
 
-/// Runs a command in the container with this process's standard streams, or what passes them on, and waits for it; kills it at the deadline, if
-/// there is one. Returns its status.
+/// Runs a command in the container with this process's standard streams, or what passes them on, and waits for it;
+/// kills it at the deadline, if there is one. Returns its status.
 ///
 /// This process joins the container's namespaces, but for the PID namespace, which only its child is in.
 pub fn run(running: &Running, command: Vec<OsString>, deadline: Option<Instant>) -> Result<Status> {

@@ -4,10 +4,9 @@
 
 use crate::level::Level;
 use anyhow::{Context, Result};
+use sbx::store::entries;
 use std::collections::HashSet;
 use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
 
 /// Where other runtimes write down their labels: directories, and the file in each entry where it is not the entry.
 const RECORDS: [(&str, Option<&str>); 5] = [
@@ -38,14 +37,6 @@ pub fn levels() -> Result<HashSet<Level>> {
         }
     }
     Ok(levels)
-}
-
-fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
-    let failed = || format!("cannot read {}", directory.display());
-    match fs::read_dir(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries.with_context(failed)?.map(|entry| Ok(entry.with_context(failed)?.path())).collect(),
-    }
 }
 
 /// Every pair of categories that stands in a text, in whatever format.

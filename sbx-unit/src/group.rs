@@ -4,10 +4,11 @@
 //! would be what enables a unit. The target goes with its last container.
 
 use crate::files::{self, GROUP_MARK, Inner, MARK};
-use crate::place::{Owner, enabling_links, entries, open, owner, put, unfinished, unlink};
+use crate::place::{Owner, enabling_links, open, owner, put, unfinished, unlink};
 use crate::unit::{GROUP, UnitName};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::RenameFlags;
+use sbx::store::entries;
 use sbx::{Name, tool};
 use std::fs;
 use std::path::Path;

@@ -1,9 +1,9 @@
 //! The journal of a container's systemd among the host's own: a link by which journalctl(1) finds it.
 
 use crate::files::JOURNAL;
-use crate::place::{entries, unlink};
+use crate::place::{open, unlink};
 use anyhow::{Context, Result};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use sbx::{Name, store, tool};
 use std::fs::File;
@@ -28,7 +28,7 @@ pub fn link(name: &Name, host: &Path) -> Result<()> {
 pub fn unlink_all(name: &Name, host: &Path) -> Result<()> {
     let journals = journals(name);
     let ours = |link: &PathBuf| link.read_link().is_ok_and(|target| target.parent() == Some(&journals));
-    tool::all(entries(host)?.iter().filter(|link| ours(link)).map(|link| unlink(link)))
+    tool::all(store::entries(host)?.iter().filter(|link| ours(link)).map(|link| unlink(link)))
 }
 
 fn journals(name: &Name) -> PathBuf {
@@ -38,10 +38,9 @@ fn journals(name: &Name) -> PathBuf {
 /// The machine id that a tree holds (machine-id(5)). What is no id, and what is no file, is none.
 fn machine_id(root: &Path) -> Option<String> {
     let read = || -> Result<String, Errno> {
-        let root = openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(openat2(root, "etc/machine-id", flags, Mode::empty(), how)?);
+        let file = File::from(openat2(open(root)?, "etc/machine-id", flags, Mode::empty(), how)?);
         let mut text = String::new();
         file.take(64).read_to_string(&mut text).map_err(|_| Errno::INVAL)?;
         Ok(text)

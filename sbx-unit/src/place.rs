@@ -7,6 +7,7 @@ use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, mkdirat, openat, openat2, renameat_with, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
+use sbx::store;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -98,19 +99,8 @@ pub fn enabling_links(directory: &Path, unit: &str) -> Result<Vec<PathBuf>> {
     let enables = |parent: &PathBuf| {
         ["wants", "requires", "upholds"].map(|kind| Some(OsStr::new(kind))).contains(&parent.extension())
     };
-    let links = entries(directory)?.into_iter().filter(enables).map(|parent| parent.join(unit));
+    let links = store::entries(directory)?.into_iter().filter(enables).map(|parent| parent.join(unit));
     Ok(links.filter(|link| link.is_symlink()).collect())
-}
-
-/// What is in a directory; nothing, if there is none.
-pub fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
-    let failed = || format!("cannot read {}", directory.display());
-    match fs::read_dir(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries
-            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>())
-            .with_context(failed),
-    }
 }
 
 /// Removes a file, which may be gone.

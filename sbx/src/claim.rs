@@ -25,16 +25,11 @@ impl Claims {
 
     /// All claims as (thing, owner), sorted by thing.
     pub fn list(&self) -> Result<Vec<(String, String)>> {
-        let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.with_context(|| format!("cannot read {}", self.dir.display()))?,
-        };
         let mut claims = Vec::new();
-        for entry in entries {
-            let entry = entry.with_context(|| format!("cannot read {}", self.dir.display()))?;
+        for entry in store::entries(&self.dir)? {
             // One that goes away meanwhile, or that is no link, is no claim.
-            if let Ok(owner) = fs::read_link(entry.path()) {
-                claims.push((entry.file_name().to_string_lossy().into_owned(), owner.to_string_lossy().into_owned()));
+            if let (Ok(owner), Some(thing)) = (fs::read_link(&entry), entry.file_name()) {
+                claims.push((thing.to_string_lossy().into_owned(), owner.to_string_lossy().into_owned()));
             }
         }
         claims.sort();

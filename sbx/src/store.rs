@@ -1,9 +1,10 @@
 //! Where things lie on disk. Every place is derived from a container's name.
 
 use crate::{Document, Name};
-use anyhow::{Result, ensure};
-use std::env;
-use std::path::PathBuf;
+use anyhow::{Context, Result, ensure};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 /// A root directory: the environment's, for tests and for use without root, or the built-in one.
 fn root(variable: &str, built_in: &str) -> PathBuf {
@@ -81,4 +82,15 @@ pub fn control(name: &Name) -> PathBuf {
 /// There once the container is ready.
 pub fn ready(name: &Name) -> PathBuf {
     runtime(name).join("ready")
+}
+
+/// What is in a directory; nothing, if there is none.
+pub fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let failed = || format!("cannot read {}", directory.display());
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>())
+            .with_context(failed),
+    }
 }
