@@ -5,6 +5,7 @@ use proptest::test_runner::TestRunner;
 use serde_json::{Map, Number, Value, json};
 use std::fmt::{self, Display};
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use support::{Host, Outcome};
 
@@ -593,6 +594,23 @@ fn n09_boot_waits_for_the_command_and_stop_for_its_end() {
     undo();
     fs::remove_file(host.path("tmp/document")).expect("remove");
     host.assert_as(&before, "all undos");
+}
+
+#[test]
+fn n09_boot_of_what_runs_tells_only_the_service_manager() {
+    let host = Host::new();
+    let document = created(&host);
+    boot(&host, &document);
+    let socket = UnixDatagram::bind(host.path("tmp/notify")).expect("a socket");
+    socket.set_nonblocking(true).expect("a socket");
+    let again = format!("NOTIFY_SOCKET={} sbx-exec boot", host.path("tmp/notify").display());
+    host.run(["bash", "-c", &again], document.clone()).ok();
+    let mut message = [0; 100];
+    let length = socket.recv(&mut message).expect("a message");
+    let holder = &serde_json::from_slice::<Value>(&document).expect("a document")["sbx"]["state"]["holder"]["pid"];
+    assert_eq!(String::from_utf8_lossy(&message[..length]), format!("READY=1\nMAINPID={holder}"));
+    host.run(["sbx-exec", "boot", "--wait"], document.clone()).assert_failure(125, "sbx-exec", &["runs already"]);
+    host.run(["sbx-exec", "run", "--", "true"], document).ok();
 }
 
 #[test]

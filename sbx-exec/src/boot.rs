@@ -27,10 +27,15 @@ const JOURNAL_LINES: &str = "20";
 /// How long the questions about units may take where nothing is left of the time to get ready.
 const CHECK_TIME: Duration = Duration::from_secs(10);
 
-/// Has the holder become the container's command; returns when that is ready, or with `wait` when it has ended.
+/// Has the holder become the container's command; returns when that is ready, or with `wait` when it has ended. Of a
+/// container that runs already, the service manager is told: it supervises what was started without it.
 pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
     let Running { doc, holder } = running;
     let name = doc.name()?;
+    if store::ready(&name).exists() {
+        ensure!(!wait, "--wait: {name} runs already");
+        return notify(holder);
+    }
     let units: Vec<String> = doc.read("sbx.unit.names")?.unwrap_or_default();
     if !units.is_empty() {
         ensure!(!wait, "--wait: the status of a unit's container cannot be had");

@@ -32,7 +32,8 @@ profile  fills in the default confinement, where the document has none: 11 capab
 run      runs a command in the container of a running document, confined like the container,
          with the caller's standard streams; without a command, the user's login shell
 boot     has the container's holder become the document's command (its init for a unit's
-         container), and returns when it is ready: when its units are active
+         container), and returns when it is ready: when its units are active; if it runs already,
+         only tells the service manager (sd_notify)
 stop     sends the stop signal and waits for the container's end; kills it when that takes too long
 
 run, boot and stop end a pipe: they print no document. run, and boot --wait, exit with the status of
