@@ -98,7 +98,8 @@ impl Host {
 
     /// A container's private tree.
     pub fn tree(&self, name: &str) -> PathBuf {
-        self.path("state/containers").join(name).join("root")
+        let state = if self.init.is_some() { self.path("state") } else { "/var/lib/sbx".into() };
+        state.join("containers").join(name).join("root")
     }
 
     /// A command on this host, in a clean environment, a process group of its own, and a directory that no container

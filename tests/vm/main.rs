@@ -3,11 +3,31 @@
 
 mod boot;
 mod label;
+mod limits;
 mod selinux;
 mod services;
 mod units;
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 use support::Host;
+
+/// How long what goes on by itself may take, emulated.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until a script succeeds.
+#[track_caller]
+fn until(host: &Host, script: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while host.bash(script).code != 0 {
+        assert!(Instant::now() < deadline, "does not come true: {script}\n{}", host.bash(script));
+        sleep(Duration::from_millis(500));
+    }
+}
+
+fn property(host: &Host, unit: &str, property: &str) -> String {
+    host.line(&format!("systemctl show --property {property} --value {unit}")).ok().text()
+}
 
 #[test]
 fn the_machine_is_as_the_tests_need_it() {

@@ -1,30 +1,13 @@
 //! Containers as units of the host: groups, reload, the main process, journals, updates of the host's packages.
 
 use std::fs;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 use support::Host;
 
-/// How long what goes on by itself may take, emulated.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Waits until a script succeeds.
-#[track_caller]
-fn until(host: &Host, script: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while host.bash(script).code != 0 {
-        assert!(Instant::now() < deadline, "does not come true: {script}\n{}", host.bash(script));
-        sleep(Duration::from_millis(500));
-    }
-}
-
-fn property(host: &Host, unit: &str, property: &str) -> String {
-    host.line(&format!("systemctl show --property {property} --value {unit}")).ok().text()
-}
+use crate::{property, until};
 
 /// Tells Apache in a container's tree to redirect a path, once it has read its configuration again.
-fn redirect(name: &str, path: &str) {
-    let file = format!("/var/lib/sbx/containers/{name}/root/etc/apache2/conf-enabled/{path}.conf");
+fn redirect(host: &Host, name: &str, path: &str) {
+    let file = host.tree(name).join(format!("etc/apache2/conf-enabled/{path}.conf"));
     fs::write(file, format!("Redirect /{path} http://new.example/\n")).expect("a configuration");
 }
 
@@ -50,7 +33,7 @@ fn a_group_starts_and_stops_its_containers_and_the_hosts_service_reloads_them_an
         assert_eq!(property(&host, &format!("{name}_sandbox"), "MainPID"), holder);
         let journal = host.bash(&format!("journalctl --merge --quiet _HOSTNAME={name} --unit apache2")).ok().text();
         assert!(journal.contains("Started apache2.service"), "{journal}");
-        redirect(name, "one");
+        redirect(&host, name, "one");
     }
     // The host's own does not run, which is what systemctl says.
     let reload = host.line("systemctl reload apache2").assert_code(1);
@@ -60,9 +43,9 @@ fn a_group_starts_and_stops_its_containers_and_the_hosts_service_reloads_them_an
         until(&host, &format!("virt-sandbox-service execute {name} -- bash -c '{check}'"));
     }
     // The second comes while the first is under way, and is not lost.
-    redirect(&a, "two");
+    redirect(&host, &a, "two");
     host.bash(&format!("systemctl reload --no-block {a}_sandbox && sleep 1")).ok();
-    redirect(&a, "three");
+    redirect(&host, &a, "three");
     host.line(&format!("systemctl reload {a}_sandbox")).ok();
     for path in ["two", "three"] {
         host.inside(&a, &is_redirected(path)).ok();
@@ -107,9 +90,9 @@ fn what_was_started_by_hand_or_killed_is_supervised_and_a_unit_deleted_by_hand_l
     assert_eq!(property(&host, &unit, "Result"), "success");
 
     // A start that fails is a failed unit, and not tried again.
-    let drop_ins = format!("/var/lib/sbx/containers/{name}/root/etc/systemd/system/cron.service.d");
+    let drop_ins = host.tree(&name).join("etc/systemd/system/cron.service.d");
     fs::create_dir_all(&drop_ins).expect("a directory");
-    fs::write(format!("{drop_ins}/x.conf"), "[Service]\nExecStartPre=/bin/false\nRestart=no\n").expect("a drop-in");
+    fs::write(drop_ins.join("x.conf"), "[Service]\nExecStartPre=/bin/false\nRestart=no\n").expect("a drop-in");
     let start = host.service(&format!("start {name}")).assert_code(1);
     assert!(start.stderr.contains("not active: cron.service"), "{start}");
     assert_eq!(property(&host, &unit, "ActiveState"), "failed");
