@@ -6,7 +6,7 @@ use crate::level::{Level, Range};
 use crate::reserved;
 use anyhow::{Context, Result, anyhow, bail};
 use sbx::claim::Claims;
-use sbx::{Document, Name, store};
+use sbx::{Document, Name, store, tool};
 use selinux::{KernelSupport, SecurityContext};
 use serde_json::json;
 use std::collections::HashSet;
@@ -62,8 +62,12 @@ pub fn remove(name: &Name) -> Result<()> {
 /// Gives every file of the private tree the label that the document has for it. Where SELinux is off, or where the
 /// document has none, they stay as they are.
 pub fn relabel(doc: &Document, act: bool) -> Result<()> {
-    doc.name()?;
-    let Some(label) = doc.read::<String>("linux.mountLabel")?.filter(|_| is_enabled()) else { return Ok(()) };
+    let name = doc.name()?;
+    let Some(label) = doc.read::<String>("linux.mountLabel")? else { return Ok(()) };
+    if !is_enabled() {
+        tool::note("sbx-label", &format!("SELinux is off: the label of {name} has no effect"));
+        return Ok(());
+    }
     let tree = store::tree_of(doc)?;
     let label = known(&label)?;
     match Tree::at(&tree)? {

@@ -4,6 +4,7 @@ use crate::{Document, Name, sys};
 use anyhow::{Context, Error, Result, anyhow};
 use lexopt::{Arg, Parser};
 use serde::{Deserialize, Serialize};
+use std::env;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
@@ -125,11 +126,20 @@ pub fn say(tool: &str, message: &str) {
     let _ = writeln!(io::stderr(), "{tool}: {line}");
 }
 
-/// Says something that is worth knowing and no failure: to people, not to scripts, for which it is in the document.
+/// Says something that is worth knowing and no failure: to people, who look at a terminal or at the journal of a unit,
+/// not to scripts, for which it is in the document.
 pub fn note(tool: &str, message: &str) {
-    if io::stderr().is_terminal() {
+    if io::stderr().is_terminal() || is_journal() {
         say(tool, message);
     }
+}
+
+/// Whether stderr is the stream of a unit to the journal (JOURNAL_STREAM in systemd.exec(5)).
+fn is_journal() -> bool {
+    let stderr = rustix::fs::fstat(io::stderr()).ok();
+    stderr.is_some_and(|stat| {
+        env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+    })
 }
 
 /// Writes to stdout and makes sure that it arrived (`/dev/full`). When nobody reads any more, a later step of the pipe

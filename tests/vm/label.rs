@@ -25,6 +25,10 @@ fn what_restorecon_or_a_move_has_relabelled_is_found_and_repaired_at_start() {
     assert_eq!(others(&host, &root, &label), "0");
     assert_eq!(drift(), json!([]));
 
+    // The policy says that restorecon has no business in there.
+    host.line("restorecon -R -F /var").ok();
+    assert_eq!(drift(), json!([]));
+
     // One file, as if moved in from elsewhere; then all, as if SELinux had been off.
     host.line(&format!("chcon -t etc_t -l s0 {root}/etc/passwd")).ok();
     assert_eq!(
