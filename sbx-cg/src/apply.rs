@@ -6,9 +6,9 @@ use crate::limit::{Limit, enable, no_others};
 use crate::order;
 use crate::tree::{self, KILL};
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::getxattr;
+use rustix::fs::{XattrFlags, getxattr, setxattr};
 use sbx::cgroup::Cgroups;
-use sbx::{Document, Name, store, tool};
+use sbx::{Document, Name, host, store, tool};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Error, ErrorKind};
@@ -60,6 +60,9 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
         return Ok(());
     }
     places.iter().try_for_each(Place::make)?;
+    if let Some(label) = doc.read::<String>("linux.mountLabel")?.filter(|_| host::runs_selinux()) {
+        places.iter().try_for_each(|place| give_label(&place.base.join(PAYLOAD), &label))?;
+    }
     let all = |part: &str| places.iter().map(|place| place.base.join(part)).collect();
     let cgroups = Cgroups { payload: all(PAYLOAD), exec: all(EXEC) };
     doc.set("sbx.state.cgroups", serde_json::to_value(cgroups).context("sbx.state.cgroups")?)
@@ -203,6 +206,17 @@ fn make_directory(cgroup: &Path) -> Result<()> {
     let made = attempts.find(|made| !made.as_ref().is_err_and(went));
     made.unwrap_or_else(|| Err(ErrorKind::NotFound.into()))
         .with_context(|| format!("cannot make the cgroup {}", cgroup.display()))
+}
+
+/// Gives the container's part the SELinux label of its files, which what is made below takes over: the policy lets it
+/// change no other cgroup. Needs a policy with the capability `cgroup_seclabel`, as all have had since 2018.
+fn give_label(cgroup: &Path, label: &str) -> Result<()> {
+    let files = fs::read_dir(cgroup).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let files: Vec<PathBuf> = files.with_context(|| format!("cannot read {}", cgroup.display()))?;
+    files.iter().map(PathBuf::as_path).chain([cgroup]).try_for_each(|path| {
+        setxattr(path, "security.selinux", label.as_bytes(), XattrFlags::empty())
+            .with_context(|| format!("cannot give {} the label {label}", path.display()))
+    })
 }
 
 /// A new cpuset of v1 has neither processors nor memory, and so no process could enter: it gets those of the one above.
