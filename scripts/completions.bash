@@ -34,6 +34,8 @@ declare -gA _sbx_takes=(
     [sbx-fs clone]='--name=NAME --dry-run --copy --package=ANY --secret=FILE'
     [sbx-fs mount]='--name=NAME --dry-run'
     [sbx-fs resize]='--name=NAME --dry-run'
+    [sbx-fs upgrade]='--dry-run NAME'
+    [sbx-fs diff]='NAME'
     [sbx-fs remove]='NAME'
 
     [sbx-net]='--help --version'
@@ -65,6 +67,8 @@ declare -gA _sbx_takes=(
     [virt-sandbox-service connect]='-h --help NAME'
     [virt-sandbox-service reload]='-u=UNIT --unitfile=UNIT -h --help NAME'
     [virt-sandbox-service refresh]='-h --help NAME'
+    [virt-sandbox-service upgrade]='--dry-run -h --help NAME'
+    [virt-sandbox-service diff]='--json -h --help NAME'
     [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help NAME'
     [virt-sandbox-service delete]='-h --help NAME'
 )

@@ -55,8 +55,8 @@ const PROFILE: &[&str] = &["process.capabilities", "process.noNewPrivileges", "p
 /// Verbs that take a name: undos, reports and orders.
 pub const UNDOS: [&str; 6] =
     ["sbx-unit remove", "sbx-net remove", "sbx-ns remove", "sbx-cg remove", "sbx-fs remove", "sbx-label remove"];
-const SHOWS: [&str; 3] = ["sbx-ns show", "sbx-cg show", "sbx-label check"];
-const ORDERS: [&str; 3] = ["sbx-cg freeze", "sbx-cg thaw", "sbx-cg kill"];
+const SHOWS: [&str; 4] = ["sbx-ns show", "sbx-cg show", "sbx-label check", "sbx-fs diff"];
+const ORDERS: [&str; 4] = ["sbx-cg freeze", "sbx-cg thaw", "sbx-cg kill", "sbx-fs upgrade"];
 /// Verbs that take nothing.
 const LISTS: [&str; 2] = ["sbx-label list", "sbx-ns list"];
 /// Verbs that end a pipe.

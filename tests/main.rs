@@ -11,3 +11,4 @@ mod limits;
 mod refusals;
 mod service;
 mod services;
+mod upgrade;

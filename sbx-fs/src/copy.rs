@@ -1,7 +1,6 @@
 //! The copy engine: copies parts of one directory tree to the same place in another, so that nobody can tell them
 //! apart: kind, content and holes, owner, mode, ACLs and other extended attributes, times, hard links.
 
-use crate::tree::components;
 use anyhow::{Context, Result, bail};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
@@ -10,7 +9,7 @@ use rustix::fs::{
     mkdirat, mknodat, openat, readlinkat, seek, setxattr, symlinkat, utimensat,
 };
 use rustix::io::Errno;
-use sbx::tree::{Id, Node, link};
+use sbx::tree::{Id, Node, components, link};
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
@@ -230,21 +229,14 @@ impl<J: FnMut(&Path, &Entry) -> Result<Verdict>> Copier<J> {
 
     /// Makes a hard link to what was copied to `first`.
     fn link(&self, first: &Path, target: &Node, name: &OsStr) -> Result<()> {
-        let mut parent = Node::of(self.target.try_clone()?)?;
-        let mut names = components(first).peekable();
-        while let Some(old) = names.next() {
-            if names.peek().is_none() {
-                linkat(&parent, old, target, name, AtFlags::empty())?;
-            } else {
-                parent = Node::at(&parent, old)?.with_context(|| format!("{} is gone", first.display()))?;
-            }
-        }
-        Ok(())
+        let (Some(above), Some(old)) = (first.parent(), first.file_name()) else { bail!("it has no name") };
+        let above = Node::beneath(&self.target, above)?.with_context(|| format!("{} is gone", first.display()))?;
+        Ok(linkat(&above, old, target, name, AtFlags::empty())?)
     }
 }
 
 /// Makes a directory that only we may use until it is dressed, or takes the one that is there.
-fn directory(parent: &Node, name: &OsStr) -> Result<(Node, bool)> {
+pub fn directory(parent: &Node, name: &OsStr) -> Result<(Node, bool)> {
     let is_new = match mkdirat(parent, name, Mode::RWXU) {
         Err(Errno::EXIST) => false,
         made => made.map(|()| true)?,
@@ -312,7 +304,7 @@ fn range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
 
 /// Gives the copy what else its original has. The order counts: a new owner takes the setuid bit and the file's
 /// capabilities away, and every change but that of the times sets the times.
-fn dress(source: &Node, target: impl AsFd) -> Result<()> {
+pub fn dress(source: &Node, target: impl AsFd) -> Result<()> {
     let Statx { stx_uid, stx_gid, stx_mode, stx_atime, stx_mtime, .. } = source.stat;
     let (uid, gid) = (Uid::from_raw(stx_uid), Gid::from_raw(stx_gid));
     let path = link(&target);

@@ -3,13 +3,16 @@
 mod apply;
 mod copy;
 mod edit;
+mod manifest;
 mod mount;
 mod packages;
 mod resize;
 #[cfg(test)]
 mod scratch;
 mod secrets;
+mod select;
 mod tree;
+mod upgrade;
 
 use anyhow::Result;
 use lexopt::Parser;
@@ -23,6 +26,8 @@ usage: sbx-fs layout [--name NAME]                          document in, documen
        sbx-fs clone [--name NAME] [--dry-run] [OPTION...]   document in, document out
        sbx-fs mount [--name NAME] [--dry-run]               document in, document out
        sbx-fs resize [--name NAME] [--dry-run]              document in, document out
+       sbx-fs upgrade [--dry-run] NAME
+       sbx-fs diff NAME
        sbx-fs remove NAME
 
 layout  fills in root, mounts, linux.maskedPaths and linux.readonlyPaths
@@ -30,6 +35,10 @@ clone   makes the private tree: /etc as the host's, without its secrets and iden
         directories of the packages that own the units; /root, /home and /srv empty; fills in sbx.clone
 mount   builds the file system in the namespaces of the running container
 resize  gives the memory file systems of the running container the sizes that mounts says
+upgrade takes what has changed on the host since the clone, or the last upgrade, into the private
+        tree of NAME, and prints it as JSON; what was edited there stays as it is, with the host's
+        version beside it as FILE.sbx-new
+diff    prints what of its /etc NAME has changed since, as JSON
 remove  removes the private tree of NAME
 
   --name NAME     start a document instead of reading one
@@ -50,14 +59,22 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
         "clone" => clone(options),
         "mount" => Filter::apply().only(options)?.run(|doc, act| mount::mount(doc, act)),
         "resize" => Filter::apply().only(options)?.run(|doc, act| resize::resize(doc, act)),
+        "upgrade" => upgrade(options),
+        "diff" => tool::print(&upgrade::diff(&tool::only_name(options)?)?),
         "remove" => apply::remove(&tool::only_name(options)?),
         _ => Err(tool::no_verb(verb)),
     }
 }
 
+fn upgrade(options: &mut Parser) -> Result<()> {
+    let mut dry_run = false;
+    let name = tool::name_and(options, &mut [("dry-run", &mut dry_run)])?;
+    tool::print(&upgrade::upgrade(&name, !dry_run)?)
+}
+
 fn clone(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::apply();
-    let mut wish = apply::Wish::default();
+    let mut wish = select::Wish::default();
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
             "copy" => wish.copy = true,

@@ -122,7 +122,7 @@ impl From<Secret> for String {
 pub struct Secrets {
     let_in: Vec<PathBuf>,
     /// What was left out, and why.
-    pub withheld: Vec<String>,
+    withheld: Vec<String>,
 }
 
 impl Secrets {
@@ -159,6 +159,14 @@ impl Secrets {
             }
             _ => Ok(Verdict::Copy),
         }
+    }
+
+    /// What there is to say of what was left out.
+    pub fn told(&self) -> Option<String> {
+        let mut withheld = self.withheld.clone();
+        withheld.sort();
+        let withheld = withheld.join(", ");
+        (!withheld.is_empty()).then(|| format!("left out, unless --secret PATH lets it in: {withheld}"))
     }
 
     fn withhold(&mut self, path: &Path, reason: &str) -> Verdict {

@@ -1,4 +1,4 @@
-//! Directory trees by descriptor: the paths that lead into one, and how one goes.
+//! How a directory tree goes.
 
 use anyhow::{Result, anyhow, bail};
 use rustix::fs::{AtFlags, unlinkat};
@@ -6,15 +6,7 @@ use rustix::io::Errno;
 use sbx::tree::{Id, Node};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
-use std::path::{Component, Path, PathBuf};
-
-/// The components of an absolute path, and nothing that leads back up.
-pub fn components(path: &Path) -> impl Iterator<Item = &OsStr> {
-    path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name),
-        _ => None,
-    })
-}
+use std::path::{Path, PathBuf};
 
 /// Removes `name` in the directory `dir`, with all that is below it. Goes on past errors; `path` is for their text.
 pub fn remove(dir: OwnedFd, name: &OsStr, path: &Path) -> Vec<anyhow::Error> {

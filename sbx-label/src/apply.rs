@@ -12,7 +12,6 @@ use serde_json::json;
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs;
-use std::io::ErrorKind;
 
 /// The registry of levels.
 const KIND: &str = "mcs";
@@ -81,12 +80,7 @@ pub fn relabel(doc: &Document, act: bool) -> Result<()> {
 /// The files whose label is not the one that the definition of `name` has for them, as a JSON array: what relabel
 /// would change. Where SELinux is off, labels are kept on disk all the same.
 pub fn check(name: &Name) -> Result<Vec<u8>> {
-    let path = store::definition(name);
-    let text = match fs::read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => bail!("no container {name}"),
-        text => text.with_context(|| format!("cannot read {}", path.display()))?,
-    };
-    let doc = Document::parse(&text).with_context(|| path.display().to_string())?;
+    let doc = store::load(name)?;
     let mut drift = Vec::new();
     if let Some(label) = doc.read::<String>("linux.mountLabel")? {
         let label = if is_enabled() { known(&label)? } else { label };

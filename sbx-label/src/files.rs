@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags, getxattr, openat, setxattr};
 use rustix::io::Errno;
-use sbx::tree::{Id, Node, link};
+use sbx::tree::{Id, Node, link, walk};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -103,36 +103,6 @@ impl Tree {
             |node: &Node, path: &Path| visit(node, path, get(node).context("cannot read its label")?.as_deref());
         walk(&self.root, &mut path, visit).with_context(|| format!("{}: {}", self.path.display(), path.display()))
     }
-}
-
-/// The walk itself: `path` is where it is, also when it fails.
-fn walk(root: &Node, path: &mut PathBuf, mut visit: impl FnMut(&Node, &Path) -> Result<()>) -> Result<()> {
-    let mount = root.stat.stx_mnt_id;
-    visit(root, path)?;
-    let mut here = root.enter()?;
-    let mut levels = vec![(here.id(), here.list()?)];
-    while let Some((_, rest)) = levels.last_mut() {
-        let Some(name) = rest.pop() else {
-            levels.pop();
-            let Some((above, _)) = levels.last() else { break };
-            here = here.leave(*above)?;
-            path.pop();
-            continue;
-        };
-        path.push(&name);
-        // What is gone by now needs no label.
-        if let Some(node) = Node::at(&here, &name)? {
-            ensure!(node.stat.stx_mnt_id == mount, "it is a mount point");
-            visit(&node, path)?;
-            if node.kind() == FileType::Directory {
-                here = node.enter()?;
-                levels.push((here.id(), here.list()?));
-                continue;
-            }
-        }
-        path.pop();
-    }
-    Ok(())
 }
 
 /// Whether a directory can be a container's: not one of the host's, by whatever path or mount it was reached.

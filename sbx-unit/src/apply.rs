@@ -7,7 +7,7 @@ use crate::unit::{self, LASTING, VOLATILE};
 use crate::{group, journal};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FlockOperation, RenameFlags, flock};
-use sbx::{Document, Name, host, store, tool};
+use sbx::{Document, Name, host, inner, store, tool};
 use std::env;
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -49,15 +49,15 @@ pub fn write(doc: &Document, scripts: Option<PathBuf>, act: bool) -> Result<()> 
     let name = doc.name()?;
     let units: Units = doc.read("sbx.unit")?.unwrap_or_default();
     let names = units.names()?;
-    let mut inner = files::inner(&units)?;
+    let mut files = files::inner(&units)?;
     for unit in &names {
         let volatile = unit::volatile(unit, Path::new(VOLATILE), Path::new(LASTING))?;
-        inner.extend(volatile.into_iter().map(|(path, text)| (format!("{}/{path}", files::UNITS), Inner::Text(text))));
+        files.extend(volatile.into_iter().map(|(path, text)| (format!("{}/{path}", inner::UNITS), Inner::Text(text))));
     }
     let unit = Inner::Text(files::host_unit(&name, doc, &self::scripts(scripts)?)?);
     let directory = store::unit_dir();
     let path = directory.join(name.unit());
-    let root = if inner.is_empty() { None } else { Some(doc.require::<PathBuf>("root.path")?) };
+    let root = if files.is_empty() { None } else { Some(doc.require::<PathBuf>("root.path")?) };
     let owner = owner(&path, (MARK, name.as_str()))?;
     ensure!(owner != Owner::Another, "{} is not the unit of container {name}: it stays as it is", path.display());
     names.iter().try_for_each(|unit| group::check(&directory, unit))?;
@@ -65,7 +65,7 @@ pub fn write(doc: &Document, scripts: Option<PathBuf>, act: bool) -> Result<()> 
         return Ok(());
     }
     if let Some(root) = root {
-        place::write_inner(&root, &inner)?;
+        place::write_inner(&root, &files)?;
         journal::link(&name, &store::journal_dir())?;
     }
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;

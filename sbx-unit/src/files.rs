@@ -4,6 +4,7 @@ use crate::edit::Units;
 use crate::settings;
 use crate::unit::{GROUP, UnitName};
 use anyhow::{Context, Result, ensure};
+use sbx::inner::{DROP_IN, MASKS, SNAKEOIL, TARGET, UNITS};
 use sbx::{Document, Name};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -21,22 +22,14 @@ const START_SECONDS: u32 = 300;
 /// Long enough for a database to write back what it holds.
 const STOP_SECONDS: u32 = 300;
 
-/// The inner systemd's own units, beneath the container's root.
-pub const UNITS: &str = "etc/systemd/system";
-
 /// Where the inner systemd keeps its journal: only if it is there does the journal outlive the container's run.
 pub const JOURNAL: &str = "var/log/journal";
-
-/// What the inner systemd must not start: a login on a console that is not there, and an SSH server that systemd 256
-/// offers on sockets of its own wherever the host has one installed.
-const MASKS: [&str; 2] =
-    ["etc/systemd/system/console-getty.service", "etc/systemd/system-generators/systemd-ssh-generator"];
 
 /// Makes the key of TLS that Debian's servers begin with, PostgreSQL among them. It proves nothing, being signed by
 /// nobody, yet somebody may have come to know the host by it: a clone gets the certificate without the key, and the
 /// container makes a pair of its own before its first service starts. The key's name comes last and says that it is
 /// done.
-const SNAKEOIL: &str = "\
+const KEY_MAKER: &str = "\
 [Unit]
 Description=Placeholder of a TLS key
 DefaultDependencies=no
@@ -73,13 +66,12 @@ pub fn inner(units: &Units) -> Result<Vec<(String, Inner)>> {
         return Ok(Vec::new());
     }
     let mut files = vec![
-        (format!("{UNITS}/sbx.target"), Inner::Text(target(&names))),
-        (format!("{UNITS}/sbx-snakeoil.service"), Inner::Text(SNAKEOIL.into())),
+        (format!("{UNITS}/{TARGET}"), Inner::Text(target(&names))),
+        (format!("{UNITS}/{SNAKEOIL}"), Inner::Text(KEY_MAKER.into())),
     ];
     for name in names {
         if let Some(off) = units.switched_off.get(name.as_str()) {
-            // Drop-ins apply in the order of their names: after what the administrator's own say.
-            let path = format!("{UNITS}/{name}.d/zz-sbx.conf");
+            let path = format!("{UNITS}/{name}.d/{DROP_IN}");
             files.push((path, Inner::Text(settings::drop_in(off)?)));
         }
     }
@@ -92,7 +84,7 @@ fn target(names: &[UnitName]) -> String {
     let names = names.iter().map(UnitName::as_str).collect::<Vec<_>>().join(" ");
     format!(
         "[Unit]\nDescription=The services of this container\nRequires={names}\nAfter={names}\n\
-        Wants=sbx-snakeoil.service\nAllowIsolate=yes\n"
+        Wants={SNAKEOIL}\nAllowIsolate=yes\n"
     )
 }
 
@@ -245,6 +237,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sbx::inner::is_ours;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::process::Command;
@@ -261,7 +254,7 @@ mod tests {
             After=a.service b@x.service\nWants=sbx-snakeoil.service\nAllowIsolate=yes\n";
         let expected = [
             ("etc/systemd/system/sbx.target", Inner::Text(target.into())),
-            ("etc/systemd/system/sbx-snakeoil.service", Inner::Text(SNAKEOIL.into())),
+            ("etc/systemd/system/sbx-snakeoil.service", Inner::Text(KEY_MAKER.into())),
             ("etc/systemd/system/b@x.service.d/zz-sbx.conf", Inner::Text("[Service]\nPrivateTmp=no\n".into())),
             (MASKS[0], Inner::Mask),
             (MASKS[1], Inner::Mask),
@@ -269,6 +262,8 @@ mod tests {
         ];
         assert_eq!(files, expected.map(|(path, file)| (path.to_owned(), file)));
         assert_eq!(inner(&Units::default()).expect("none"), []);
+        // No upgrade of the tree touches them.
+        assert!(files.iter().all(|(path, _)| is_ours(Path::new(path)) || path == JOURNAL));
     }
 
     #[test]

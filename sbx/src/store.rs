@@ -1,7 +1,7 @@
 //! Where things lie on disk. Every place is derived from a container's name.
 
 use crate::{Document, Name};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -19,6 +19,16 @@ pub fn config_dir() -> PathBuf {
 /// One container's definition.
 pub fn definition(name: &Name) -> PathBuf {
     config_dir().join(format!("{name}.json"))
+}
+
+/// The definition of a container that there is.
+pub fn load(name: &Name) -> Result<Document> {
+    let path = definition(name);
+    let text = match fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!("no container {name}"),
+        text => text.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    Document::parse(&text).with_context(|| path.display().to_string())
 }
 
 /// Private trees and claims: `/var/lib/sbx`, or `SBX_STATE_DIR`.
@@ -41,7 +51,7 @@ pub fn journal_dir() -> PathBuf {
     root("SBX_JOURNAL_DIR", "/var/log/journal")
 }
 
-/// The directory of one container's private tree and its log.
+/// The directory of one container's private tree, its manifest and its log.
 pub fn container(name: &Name) -> PathBuf {
     state_dir().join("containers").join(name.as_str())
 }
@@ -49,6 +59,11 @@ pub fn container(name: &Name) -> PathBuf {
 /// One container's private tree, laid out as its root directory.
 pub fn tree(name: &Name) -> PathBuf {
     container(name).join("root")
+}
+
+/// What of the host was cloned into a container's private tree.
+pub fn manifest(name: &Name) -> PathBuf {
+    container(name).join("manifest")
 }
 
 /// The private tree that a document's root is, which can be at one place only: no other would be found by `remove`.

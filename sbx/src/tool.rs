@@ -225,11 +225,18 @@ fn parsed<T: FromStr<Err: fmt::Display>>(value: OsString) -> Result<T> {
 
 /// The one NAME that a verb such as `remove` takes, and nothing else.
 pub fn only_name(parser: &mut Parser) -> Result<Name> {
+    name_and(parser, &mut [])
+}
+
+/// The one NAME that a verb takes, and switches of its own; those that are there are set.
+pub fn name_and(parser: &mut Parser, switches: &mut [(&str, &mut bool)]) -> Result<Name> {
     let mut name = None;
     while let Some(arg) = next(parser)? {
-        match arg {
-            Argument::Operand(_) if name.is_none() => name = Some(arg.operand()?),
-            arg => return Err(arg.unexpected()),
+        let switch = switches.iter_mut().find(|(switch, _)| *switch == arg.long());
+        match (switch, arg) {
+            (Some((_, set)), _) => **set = true,
+            (None, Argument::Operand(value)) if name.is_none() => name = Some(Argument::Operand(value).operand()?),
+            (None, arg) => return Err(arg.unexpected()),
         }
     }
     name.ok_or_else(|| Usage("NAME is missing".into()).into())

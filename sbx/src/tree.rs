@@ -4,7 +4,7 @@
 //! or links in the tree leads it elsewhere (CVE-2015-1335). A walk of any depth holds two descriptors: it goes up by
 //! `..` and checks that it arrives where it came from.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Statx, StatxFlags, openat, statx};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -41,6 +42,19 @@ impl Node {
         }
     }
 
+    /// Looks at a path beneath the directory `root`, every component of which but the last is a directory. `None` if
+    /// there is no such entry.
+    pub fn beneath(root: impl AsFd, path: &Path) -> io::Result<Option<Self>> {
+        let mut node = Self::of(root.as_fd().try_clone_to_owned()?)?;
+        for name in components(path) {
+            match Self::at(&node, name)? {
+                Some(inner) => node = inner,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(node))
+    }
+
     /// Looks at what is open already.
     pub fn of(fd: OwnedFd) -> io::Result<Self> {
         let stat = statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?;
@@ -50,6 +64,11 @@ impl Node {
     /// Which kind of file it is.
     pub fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.stx_mode.into())
+    }
+
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.kind() == FileType::Directory
     }
 
     /// What its inode is known by.
@@ -96,4 +115,43 @@ impl Node {
 /// is a symbolic link.
 pub fn link(fd: impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// The components of an absolute path, and nothing that leads back up.
+pub fn components(path: &Path) -> impl Iterator<Item = &OsStr> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    })
+}
+
+/// Visits a directory and all below it, which must be on its mount, a directory before what is in it. `path` is where
+/// the walk is, also when it fails.
+pub fn walk(root: &Node, path: &mut PathBuf, mut visit: impl FnMut(&Node, &Path) -> Result<()>) -> Result<()> {
+    let mount = root.stat.stx_mnt_id;
+    visit(root, path)?;
+    let mut here = root.enter()?;
+    let mut levels = vec![(here.id(), here.list()?)];
+    while let Some((_, rest)) = levels.last_mut() {
+        let Some(name) = rest.pop() else {
+            levels.pop();
+            let Some((above, _)) = levels.last() else { break };
+            here = here.leave(*above)?;
+            path.pop();
+            continue;
+        };
+        path.push(&name);
+        // What is gone by now was deleted meanwhile.
+        if let Some(node) = Node::at(&here, &name)? {
+            ensure!(node.stat.stx_mnt_id == mount, "it is a mount point");
+            visit(&node, path)?;
+            if node.is_directory() {
+                here = node.enter()?;
+                levels.push((here.id(), here.list()?));
+                continue;
+            }
+        }
+        path.pop();
+    }
+    Ok(())
 }

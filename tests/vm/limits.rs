@@ -43,7 +43,7 @@ impl Neighbours {
 
     /// Has the limited one do something while the other one is asked for its page all the time, which answers. The
     /// attacker's services live on.
-    fn attack(&self, script: &str) {
+    fn attack<T>(&self, script: &str, during: impl FnOnce() -> T) -> T {
         let Self { host, limited, other, .. } = self;
         let holder = || host.run(["sbx-ns", "show", limited], "").ok().json()["sbx"]["state"]["holder"].clone();
         let init = holder();
@@ -54,7 +54,7 @@ impl Neighbours {
         };
         let client = execute(other, ASK);
         let mut attack = execute(limited, &format!("{script} >/dev/null 2>&1"));
-        sleep(ATTACK);
+        let result = during();
         fs::write(&enough, "").expect("a file");
         let client = client.wait_with_output().expect("a client");
         fs::remove_file(enough).expect("a file");
@@ -66,6 +66,7 @@ impl Neighbours {
         attack.wait().expect("an attack");
         assert_eq!(holder(), init, "{script}");
         host.inside(limited, "systemctl is-active apache2").ok();
+        result
     }
 
     /// A number in a file of the limited one's cgroup: on the line of a key, or the only one.
@@ -76,23 +77,27 @@ impl Neighbours {
     }
 
     fn forks(&self) {
-        self.attack("bomb() { bomb | bomb & }; bomb; sleep 1000");
+        self.attack("bomb() { bomb | bomb & }; bomb; sleep 1000", || sleep(ATTACK));
         assert!(self.number("pids.events", "max ") > 0);
         assert_reached(self.number("pids.peak", ""), Self::PIDS);
     }
 
     fn computes(&self) {
         let used = || self.number("cpu.stat", "usage_usec ");
-        let (start, before) = (Instant::now(), used());
-        self.attack("for i in 1 2 3 4; do while :; do :; done & done; wait");
-        let share = (used() - before) as f64 / start.elapsed().as_micros() as f64;
+        let share = self.attack("for i in 1 2 3 4; do while :; do :; done & done; wait", || {
+            // Once all of them do.
+            sleep(ATTACK / 2);
+            let (start, before) = (Instant::now(), used());
+            sleep(ATTACK);
+            (used() - before) as f64 / start.elapsed().as_micros() as f64
+        });
         assert!((share / Self::CPUS - 1.0).abs() < 0.1, "{share} processors");
     }
 
     /// What lies in memory file systems is at most half of what the container may have.
     fn fills_file_systems(&self) {
         let places = "/tmp /run /run/lock /dev/shm /dev";
-        self.attack(&format!("for d in {places}; do cat /dev/zero >$d/hog; done; sleep 1000"));
+        self.attack(&format!("for d in {places}; do cat /dev/zero >$d/hog; done; sleep 1000"), || sleep(ATTACK));
         let held = self.host.inside(&self.limited, &format!("df -B1 --output=used {places} | tail -n +2")).ok().text();
         let held: u64 = held.split_whitespace().map(|used| used.parse::<u64>().expect("a number")).sum();
         assert_reached(held, Self::MEMORY / 2);
@@ -101,7 +106,7 @@ impl Neighbours {
     }
 
     fn takes_memory(&self) {
-        self.attack("tail /dev/zero; sleep 1000");
+        self.attack("tail /dev/zero; sleep 1000", || sleep(ATTACK));
         assert!(self.number("memory.events", "oom_kill ") > 0);
         assert_reached(self.number("memory.peak", ""), Self::MEMORY);
     }

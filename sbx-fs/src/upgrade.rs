@@ -1,0 +1,300 @@
+//! Takes what has changed on the host into a private tree, three ways: what the clone was given (the manifest), what
+//! it would be given now, and what the container has made of it.
+
+use crate::apply::make_root;
+use crate::copy::{self, Extent};
+use crate::manifest::{Kind, Manifest, State};
+use crate::select::{Selection, Wish};
+use crate::tree;
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, Mode, OFlags, open, renameat, syncfs, unlinkat};
+use sbx::tree::Node;
+use sbx::{Name, host, inner, label, store, tool};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Where the host's state is cloned to before it is compared, beside the tree, so that a file gets from one into the
+/// other by its name alone.
+const STAGED: &str = "upgrade";
+
+/// How the host's version of a file is called beside the container's own.
+const BESIDE: &str = ".sbx-new";
+
+/// What becomes of one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// New on the host, and taken over.
+    Add,
+    /// Changed on the host, not here, and taken over.
+    Update,
+    /// Gone on the host, not changed here, and removed.
+    Remove,
+    /// Changed or removed here, and kept so; whether the host's version is put beside it.
+    Keep { beside: bool },
+}
+
+/// Takes the host's changes into the tree of `name`, if `act`; returns them as a JSON array. The manifest moves on when
+/// all of them are on disk, so that an upgrade that was cut short can be done again.
+pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
+    let doc = store::load(name)?;
+    let path = store::tree_of(&doc)?;
+    let base = Manifest::load(name)?;
+    let mut selection = Selection::of(&doc, Wish::default(), "/".as_ref())?;
+    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let tree = open(&path, directory, Mode::empty()).with_context(|| format!("cannot open {}", path.display()))?;
+    let label: Option<String> = doc.read("linux.mountLabel")?.filter(|_| host::runs_selinux());
+    unstage(name)?;
+    let upgraded = label::making("fscreate", label.as_deref(), || {
+        let place = store::container(name).join(STAGED);
+        let staged = make_root(&place).with_context(|| format!("cannot make {}", place.display()))?;
+        selection.copy("/".as_ref(), &staged, Extent::Node)?;
+        let host = Manifest::of(&staged, &selection.nodes())?;
+        let ours = Manifest::of(&tree, &selection.nodes())?;
+        let changes = plan(&base, &host, &ours);
+        if act {
+            carry_out(&changes, &staged, &tree)?;
+            syncfs(&tree).with_context(|| format!("cannot sync {}", path.display()))?;
+        }
+        Ok((changes, host))
+    });
+    let unstaged = unstage(name);
+    let (changes, host) = upgraded?;
+    unstaged?;
+    if act && host != base {
+        host.save(name)?;
+    }
+    Ok(format!("{}\n", told(&changes)).into_bytes())
+}
+
+/// Removes what this upgrade, or one that was cut short, has staged.
+fn unstage(name: &Name) -> Result<()> {
+    let place = store::container(name);
+    let parent = open(&place, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .with_context(|| format!("cannot open {}", place.display()))?;
+    tool::all(tree::remove(parent, STAGED.as_ref(), &place.join(STAGED)).into_iter().map(Err))
+}
+
+/// What becomes of one entry, of which each side has a state or none. Nothing, where the host has not changed it, or
+/// where the container has what the host has.
+fn decide(base: Option<&State>, host: Option<&State>, ours: Option<&State>) -> Option<Change> {
+    if host == base || host == ours {
+        return None;
+    }
+    Some(match (base, host, ours) {
+        (None, Some(_), None) => Change::Add,
+        (Some(_), Some(_), _) if ours == base => Change::Update,
+        (Some(_), None, _) if ours == base => Change::Remove,
+        // There is no directory beside a directory.
+        (_, host, ours) => Change::Keep { beside: ours.is_some() && host.is_some_and(|host| !host.is_directory()) },
+    })
+}
+
+/// What becomes of all that the clone was given, or would be.
+fn plan(base: &Manifest, host: &Manifest, ours: &Manifest) -> BTreeMap<PathBuf, Change> {
+    let is_directory = |of: &Manifest, path: &Path| of.0.get(path).is_some_and(State::is_directory);
+    let paths: BTreeSet<&PathBuf> = base.0.keys().chain(host.0.keys()).collect();
+    let change = |path: &PathBuf| Some((path.clone(), decide(base.0.get(path), host.0.get(path), ours.0.get(path))?));
+    let mut changes: BTreeMap<PathBuf, Change> =
+        paths.into_iter().filter(|path| !inner::is_ours(path)).filter_map(change).collect();
+    // What is below /var is data.
+    changes.retain(|path, change| *change != Change::Remove || path.starts_with("/etc"));
+
+    // A directory goes, or becomes something else, only with all that is in it.
+    let leaves = |path: &Path| is_directory(ours, path) && !is_directory(host, path);
+    let leaving: Vec<PathBuf> = changes.keys().rev().filter(|path| leaves(path)).cloned().collect();
+    for path in leaving {
+        let mut inside = ours.0.range(path.clone()..).skip(1).take_while(|(inner, _)| inner.starts_with(&path));
+        if inside.any(|(inner, _)| changes.get(inner) != Some(&Change::Remove)) {
+            let beside = host.0.contains_key(&path);
+            changes.insert(path, Change::Keep { beside });
+        }
+    }
+
+    // What is taken over needs the directory that it is in.
+    let wanted: Vec<PathBuf> = changes.keys().cloned().collect();
+    for path in wanted {
+        let parent = path.parent().unwrap_or(&path);
+        let has_parent = match changes.get(parent) {
+            Some(Change::Add | Change::Update) => is_directory(host, parent),
+            Some(Change::Remove) => false,
+            _ => parent == Path::new("/") || is_directory(ours, parent),
+        };
+        if !has_parent && matches!(changes[&path], Change::Add | Change::Update) {
+            changes.insert(path, Change::Keep { beside: false });
+        }
+    }
+    changes
+}
+
+fn carry_out(changes: &BTreeMap<PathBuf, Change>, staged: &OwnedFd, tree: &OwnedFd) -> Result<()> {
+    for (path, _) in changes.iter().rev().filter(|(_, change)| **change == Change::Remove) {
+        remove(tree, path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    for (path, change) in changes {
+        let name = path.file_name().unwrap_or_default().to_owned();
+        let name = match change {
+            Change::Add | Change::Update => name,
+            Change::Keep { beside: true } => [name, BESIDE.into()].into_iter().collect::<OsString>(),
+            Change::Keep { beside: false } | Change::Remove => continue,
+        };
+        install(path, staged, tree, name).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The directory that a path of the tree is in, which the container may have made anything of.
+fn parent(tree: &OwnedFd, path: &Path) -> Result<Node> {
+    let parent = path.parent().unwrap_or(path);
+    Ok(Node::beneath(tree, parent)?.with_context(|| format!("{} is gone", parent.display()))?.enter()?)
+}
+
+fn remove(tree: &OwnedFd, path: &Path) -> Result<()> {
+    let (parent, name) = (parent(tree, path)?, path.file_name().unwrap_or_default());
+    match Node::at(&parent, name)? {
+        Some(node) => unlink(&parent, name, &node),
+        None => Ok(()),
+    }
+}
+
+fn unlink(parent: impl AsFd, name: &std::ffi::OsStr, node: &Node) -> Result<()> {
+    let flags = if node.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+    Ok(unlinkat(parent, name, flags)?)
+}
+
+/// Puts what is staged for `path` into the tree, under `name`. A file takes the place of another in one step.
+fn install(path: &Path, staged: &OwnedFd, tree: &OwnedFd, name: OsString) -> Result<()> {
+    let (from, to) = (parent(staged, path)?, parent(tree, path)?);
+    let old = path.file_name().unwrap_or_default();
+    let node = Node::at(&from, old)?.context("it is gone")?;
+    let there = Node::at(&to, &name)?;
+    if let Some(there) = there.filter(|there| there.is_directory() != node.is_directory()) {
+        unlink(&to, &name, &there)?;
+    }
+    if node.is_directory() {
+        let (made, _) = copy::directory(&to, &name)?;
+        copy::dress(&node, made)
+    } else {
+        Ok(renameat(&from, old, &to, &name)?)
+    }
+}
+
+fn told(changes: &BTreeMap<PathBuf, Change>) -> Value {
+    let told = |(path, change): (&PathBuf, &Change)| {
+        let word = match change {
+            Change::Add => "added",
+            Change::Update => "updated",
+            Change::Remove => "removed",
+            Change::Keep { .. } => "kept",
+        };
+        let path = path.to_string_lossy();
+        match change {
+            Change::Keep { beside: true } => json!({ "path": path, "change": word, "new": format!("{path}{BESIDE}") }),
+            _ => json!({ "path": path, "change": word }),
+        }
+    };
+    changes.iter().map(told).collect()
+}
+
+/// What the container has changed of what it was given, as a JSON array: the administrator, or its services. A new
+/// directory is told by what is in it.
+pub fn diff(name: &Name) -> Result<Vec<u8>> {
+    let tree = store::tree_of(&store::load(name)?)?;
+    let base = Manifest::load(name)?;
+    let tree = open(&tree, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .with_context(|| format!("cannot open {}", tree.display()))?;
+    let ours = Manifest::of(tree, &[])?;
+    let paths: BTreeSet<&PathBuf> = base.0.keys().chain(ours.0.keys()).collect();
+    let changed =
+        paths.into_iter().filter(|path| path.starts_with("/etc") && !inner::is_ours(path)).filter_map(|path| {
+            let is_told_by_its_content = |path: &PathBuf| {
+                let mut next = ours.0.range(path.clone()..).skip(1);
+                next.next().is_some_and(|(next, _)| next.starts_with(path))
+            };
+            let word = match (base.0.get(path), ours.0.get(path)) {
+                (None, Some(State { kind: Kind::Directory, .. })) if is_told_by_its_content(path) => return None,
+                (None, _) => "added",
+                (Some(_), None) => "removed",
+                (Some(base), Some(ours)) if base != ours => "changed",
+                _ => return None,
+            };
+            Some(json!({ "path": path.to_string_lossy(), "change": word }))
+        });
+    Ok(format!("{}\n", Value::from_iter(changed)).into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A manifest of lines: a path that ends by `/` is a directory, of a file the word after it is the content.
+    fn manifest(text: &str) -> Manifest {
+        let state = |kind| State::new(kind, 0o644);
+        let entries = text.split_whitespace().map(|word| match (word.strip_suffix('/'), word.split_once('=')) {
+            (Some(directory), _) => (PathBuf::from(directory), state(Kind::Directory)),
+            (_, Some((file, content))) => (PathBuf::from(file), state(Kind::File(content.into()))),
+            _ => panic!("{word}"),
+        });
+        Manifest(entries.collect())
+    }
+
+    #[track_caller]
+    fn assert_plan(base: &str, host: &str, ours: &str, expected: &str) {
+        let changes = plan(&manifest(base), &manifest(host), &manifest(ours));
+        let word = |change: &Change| match change {
+            Change::Add => "add",
+            Change::Update => "update",
+            Change::Remove => "remove",
+            Change::Keep { beside: true } => "beside",
+            Change::Keep { beside: false } => "keep",
+        };
+        let told: Vec<String> =
+            changes.iter().map(|(path, change)| format!("{}:{}", path.display(), word(change))).collect();
+        assert_eq!(told.join(" "), expected, "{base} | {host} | {ours}");
+    }
+
+    #[test]
+    fn each_side_may_have_changed_a_file_or_not() {
+        for (base, host, ours, expected) in [
+            ("/etc/a=1", "/etc/a=1", "/etc/a=1", ""),
+            ("/etc/a=1", "/etc/a=1", "/etc/a=2", ""),
+            ("/etc/a=1", "/etc/a=1", "", ""),
+            ("/etc/a=1", "/etc/a=2", "/etc/a=1", "/etc/a:update"),
+            ("/etc/a=1", "/etc/a=2", "/etc/a=2", ""),
+            ("/etc/a=1", "/etc/a=2", "/etc/a=3", "/etc/a:beside"),
+            ("/etc/a=1", "/etc/a=2", "", "/etc/a:keep"),
+            ("/etc/a=1", "", "/etc/a=1", "/etc/a:remove"),
+            ("/etc/a=1", "", "/etc/a=2", "/etc/a:keep"),
+            ("/etc/a=1", "", "", ""),
+            ("", "/etc/a=1", "", "/etc/a:add"),
+            ("", "/etc/a=1", "/etc/a=1", ""),
+            ("", "/etc/a=1", "/etc/a=2", "/etc/a:beside"),
+            ("", "", "/etc/a=1", ""),
+        ] {
+            assert_plan(&format!("/etc/ {base}"), &format!("/etc/ {host}"), &format!("/etc/ {ours}"), expected);
+        }
+    }
+
+    #[test]
+    fn a_directory_goes_with_the_last_of_its_files_and_no_file_comes_without_one() {
+        let base = "/etc/ /etc/d/ /etc/d/a=1";
+        assert_plan(base, "/etc/", base, "/etc/d:remove /etc/d/a:remove");
+        assert_plan(base, "/etc/", "/etc/ /etc/d/ /etc/d/a=1 /etc/d/own=1", "/etc/d:keep /etc/d/a:remove");
+        assert_plan(base, "/etc/", "/etc/ /etc/d/ /etc/d/a=2", "/etc/d:keep /etc/d/a:keep");
+        // A file takes its place, or stands beside it.
+        assert_plan(base, "/etc/ /etc/d=1", base, "/etc/d:update /etc/d/a:remove");
+        assert_plan(base, "/etc/ /etc/d=1", "/etc/ /etc/d/ /etc/d/a=1 /etc/d/own=1", "/etc/d:beside /etc/d/a:remove");
+        // And the other way round.
+        assert_plan("/etc/ /etc/d=1", base, "/etc/ /etc/d=1", "/etc/d:update /etc/d/a:add");
+        assert_plan("/etc/ /etc/d=1", base, "/etc/ /etc/d=2", "/etc/d:keep /etc/d/a:keep");
+        // One that was removed here comes back neither by itself nor by a file in it.
+        assert_plan(base, "/etc/ /etc/d/ /etc/d/a=1 /etc/d/b=1", "/etc/", "/etc/d/b:keep");
+    }
+
+    #[test]
+    fn what_is_below_var_is_added_and_never_removed() {
+        assert_plan("/var/ /var/a/", "/var/ /var/b/", "/var/ /var/a/", "/var/b:add");
+    }
+}
