@@ -2,6 +2,7 @@
 
 mod attacks;
 mod cases;
+mod clone;
 mod contract;
 mod crash;
 mod documentation;

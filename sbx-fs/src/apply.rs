@@ -1,17 +1,18 @@
 //! The private tree: how it is made, and how it goes.
 
-use crate::copy::create;
+use crate::copy::{Copier, Entry, Verdict, create};
 use crate::edit::{Programs, programs};
 use crate::manifest::Manifest;
 use crate::select::{Selection, Wish};
-use crate::tree;
+use crate::{secrets, tree, writers};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{Mode, OFlags, ResolveFlags, chmodat, mkdirat, open, openat2, symlinkat};
+use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
-use sbx::inner::IDENTITY;
+use sbx::inner::{IDENTITY, SNAKEOIL_KEY};
 use sbx::{Document, Name, host, label, store, tool};
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -33,6 +34,19 @@ const DIRECTORIES: [(&str, u32); 12] = [
     ("usr", 0o755),
 ];
 
+/// What of a container says who it is, or is to be known to nobody else.
+const WHO: [&str; 5] =
+    ["etc/machine-id", "etc/hostname", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed", SNAKEOIL_KEY];
+
+/// Where journals lie, each under a machine id.
+const JOURNALS: &str = "/var/log/journal";
+
+/// Whether a path of a container's tree is not for its clones.
+fn is_its_own(path: &Path) -> bool {
+    let beneath = path.strip_prefix("/").unwrap_or(path);
+    WHO.iter().any(|own| Path::new(own) == beneath) || path.parent() == Some(Path::new(JOURNALS))
+}
+
 /// A private tree that is to be made.
 struct Plan {
     name: Name,
@@ -41,20 +55,54 @@ struct Plan {
     label: Option<String>,
 }
 
-/// Makes the private tree from what is below `host`, the host's root directory, and fills in sbx.clone. Returns what
-/// there is to say of it.
-pub fn clone(doc: &mut Document, wish: Wish, host: &Path, act: bool) -> Result<Vec<String>> {
+/// Makes the private tree from what is below `host`, the host's root directory, or from another container's, and fills
+/// in sbx.clone. Returns what there is to say of it.
+pub fn clone(doc: &mut Document, wish: &Wish, host: &Path, act: bool) -> Result<Vec<String>> {
     let name = doc.name()?;
-    let mut selection = Selection::of(doc, wish, host)?;
     let plan = Plan {
         tree: vacant(doc)?,
         hostname: doc.read("hostname")?.unwrap_or_else(|| name.hostname()),
         label: doc.read("linux.mountLabel")?,
         name,
     };
-    let notes = if act { plan.carry_out(&mut selection, host)? } else { Vec::new() };
+    if wish.force {
+        doc.set("sbx.clone.force", true)?;
+    }
+    if let Some(source) = &wish.from {
+        let origin = Origin::of(source)?;
+        if !wish.force {
+            writers::refuse(&origin.tree, &["/".as_ref()], is_its_own)?;
+        }
+        doc.set("sbx.clone.from", source.as_str())?;
+        return if act { plan.carry_out(|target| plan.fill_from_container(&origin, target)) } else { Ok(Vec::new()) };
+    }
+    let mut selection = Selection::of(doc, wish, host)?;
     selection.record(doc)?;
-    Ok(notes)
+    if !wish.force {
+        let root = File::open(host).with_context(|| format!("cannot open {}", host.display()))?;
+        writers::refuse(root, &selection.contents(), |_| false)?;
+    }
+    if act { plan.carry_out(|target| plan.fill_from_host(&mut selection, host, target)) } else { Ok(Vec::new()) }
+}
+
+/// A container whose tree is cloned.
+struct Origin {
+    tree: OwnedFd,
+    hostname: String,
+    manifest: Manifest,
+}
+
+impl Origin {
+    fn of(name: &Name) -> Result<Self> {
+        let doc = store::load(name)?;
+        let path = store::tree_of(&doc)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(Self {
+            tree: open(&path, flags, Mode::empty()).with_context(|| format!("cannot open {}", path.display()))?,
+            hostname: doc.read("hostname")?.unwrap_or_else(|| name.hostname()),
+            manifest: Manifest::load(name)?,
+        })
+    }
 }
 
 /// The place of the private tree, where nothing may be yet.
@@ -70,7 +118,8 @@ fn vacant(doc: &Document) -> Result<PathBuf> {
 }
 
 impl Plan {
-    fn carry_out(self, selection: &mut Selection, host: &Path) -> Result<Vec<String>> {
+    /// Makes the place and the root of the tree, has it filled, and writes its manifest. Returns what there is to say.
+    fn carry_out(&self, fill: impl FnOnce(&OwnedFd) -> Result<(Manifest, Vec<String>)>) -> Result<Vec<String>> {
         // What is above the tree only root may pass: setuid programs in it are the container's (CVE-2021-41091).
         let place = store::container(&self.name);
         fs::DirBuilder::new()
@@ -79,27 +128,55 @@ impl Plan {
             .create(&place)
             .with_context(|| format!("cannot make {}", place.display()))?;
         let label = self.label.as_deref().filter(|_| host::runs_selinux());
-        let (manifest, mut notes) = label::making("fscreate", label, || {
+        let (manifest, notes) = label::making("fscreate", label, || {
             let target = make_root(&self.tree).with_context(|| format!("cannot make {}", self.tree.display()))?;
-            self.skeleton(&target, host)?;
-            let notes = selection.copy(host, &target, selection.extent())?;
-            // Before it gets what no host has, and no upgrade compares.
-            let manifest = Manifest::of(&target, &selection.nodes())?;
+            let filled = fill(&target)?;
             self.identity(&target)?;
-            Ok((manifest, notes))
+            Ok(filled)
         })?;
         manifest.save(&self.name)?;
-        notes.extend(selection.secrets.told());
         Ok(notes)
     }
 
-    /// Who the container is, and that it has no disks.
+    fn fill_from_host(
+        &self,
+        selection: &mut Selection,
+        host: &Path,
+        target: &OwnedFd,
+    ) -> Result<(Manifest, Vec<String>)> {
+        self.skeleton(target, host)?;
+        let mut notes = selection.copy(host, target, selection.extent())?;
+        notes.extend(selection.secrets.told());
+        Ok((Manifest::of(target, &selection.nodes())?, notes))
+    }
+
+    /// All that the other one has, but for what says who it is.
+    fn fill_from_container(&self, origin: &Origin, target: &OwnedFd) -> Result<(Manifest, Vec<String>)> {
+        let judge = |path: &Path, entry: &Entry| {
+            Ok(match entry {
+                _ if is_its_own(path) => Verdict::Leave,
+                Entry::File(file) if path == Path::new("/etc/hosts") => {
+                    Verdict::Change(renamed(&secrets::read(file, u64::MAX)?, &origin.hostname, &self.hostname))
+                }
+                _ => Verdict::Copy,
+            })
+        };
+        let mut copier = Copier::new(origin.tree.try_clone()?, target.try_clone()?, judge);
+        copier.copy_all()?;
+        Ok((origin.manifest.clone(), copier.notes))
+    }
+
+    /// Who the container is, and that it has no disks: what of it there is not yet.
     fn identity(&self, target: &OwnedFd) -> Result<()> {
         let (machine_id, hostname) = (machine_id()?, &self.hostname);
         let hosts = format!("127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         let contents = [(0o444, machine_id), (0o644, format!("{hostname}\n")), (0o644, hosts), (0o644, String::new())];
         for (path, (mode, content)) in IDENTITY.into_iter().zip(contents) {
-            write(target, path, mode, &content).with_context(|| format!("cannot write {path} of {}", self.name))?;
+            let written = write(target, path, mode, &content);
+            if written.as_ref().is_err_and(|error| error.downcast_ref() == Some(&Errno::EXIST)) {
+                continue;
+            }
+            written.with_context(|| format!("cannot write {path} of {}", self.name))?;
         }
         Ok(())
     }
@@ -137,6 +214,18 @@ pub fn make_root(tree: &Path) -> Result<OwnedFd> {
     let tree = open(tree, flags, Mode::empty())?;
     rustix::fs::fchmod(&tree, Mode::from_raw_mode(0o755))?;
     Ok(tree)
+}
+
+/// A text of hosts(5) in which a host has another name.
+fn renamed(text: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let words = text.split_inclusive(|byte| byte.is_ascii_whitespace());
+    words
+        .flat_map(|word| {
+            let name = word.trim_ascii_end();
+            let rest = &word[name.len()..];
+            if name == from.as_bytes() { [to.as_bytes(), rest].concat() } else { word.to_vec() }
+        })
+        .collect()
 }
 
 /// A new machine id: 128 random bits, marked as systemd marks them (sd_id128_randomize(3)), as a version 4 UUID.

@@ -93,6 +93,13 @@ impl<J: FnMut(&Path, &Entry) -> Result<Verdict>> Copier<J> {
         self.copy_from_root(path, extent).with_context(|| format!("cannot copy {}", self.path.display()))
     }
 
+    /// Copies all that the source has, and dresses the root as it is there.
+    pub fn copy_all(&mut self) -> Result<()> {
+        self.path = PathBuf::from("/");
+        let (source, target) = (Node::of(self.source.try_clone()?)?, Node::of(self.target.try_clone()?)?);
+        self.below(source, target).with_context(|| format!("cannot copy {}", self.path.display()))
+    }
+
     fn copy_from_root(&mut self, path: &Path, extent: Extent) -> Result<()> {
         let mut source = Node::of(self.source.try_clone()?)?;
         let mut target = Node::of(self.target.try_clone()?)?;

@@ -13,6 +13,7 @@ mod secrets;
 mod select;
 mod tree;
 mod upgrade;
+mod writers;
 
 use anyhow::Result;
 use lexopt::Parser;
@@ -43,7 +44,9 @@ remove  removes the private tree of NAME
 
   --name NAME     start a document instead of reading one
   --dry-run       check, print the document, and touch nothing
+  --from NAME     clone the tree of this container instead of the host's
   --copy          clone the content of the packages' directories too
+  --force         copy files even while they are being written, as a running database does
   --package PKG   clone the directories of this package too; may be repeated
   --secret PATH   let this secret of the host in; may be repeated
   --help, --version
@@ -77,7 +80,9 @@ fn clone(options: &mut Parser) -> Result<()> {
     let mut wish = select::Wish::default();
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
+            "from" => wish.from = Some(tool::value(options)?),
             "copy" => wish.copy = true,
+            "force" => wish.force = true,
             "package" => wish.packages.push(tool::value(options)?),
             "secret" => wish.secrets.push(tool::value(options)?),
             _ => filter.take(arg, options)?,
@@ -85,7 +90,7 @@ fn clone(options: &mut Parser) -> Result<()> {
     }
     let mut notes = Vec::new();
     filter.run(|doc, act| {
-        notes = apply::clone(doc, wish, "/".as_ref(), act)?;
+        notes = apply::clone(doc, &wish, "/".as_ref(), act)?;
         Ok(())
     })?;
     for note in notes {

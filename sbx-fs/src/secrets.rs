@@ -198,7 +198,7 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// All that a file holds, or nothing if that is more than `most`. Leaves the file's position alone.
-fn read(file: &File, most: u64) -> Result<Vec<u8>> {
+pub fn read(file: &File, most: u64) -> Result<Vec<u8>> {
     let size = file.metadata()?.len();
     if size > most {
         return Ok(Vec::new());

@@ -5,7 +5,7 @@ use crate::packages::{self, Package};
 use crate::secrets::{Secret, Secrets};
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, open};
-use sbx::{Document, store};
+use sbx::{Document, Name, store};
 use serde_json::json;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -47,7 +47,11 @@ const UNITS: [&str; 3] = ["/etc/systemd/system", "/etc/systemd/system.attached",
 /// What the options ask for.
 #[derive(Debug, Default)]
 pub struct Wish {
+    /// Another container, instead of the host.
+    pub from: Option<Name>,
     pub copy: bool,
+    /// Whether files are copied though they are being written.
+    pub force: bool,
     pub packages: Vec<Package>,
     pub secrets: Vec<Secret>,
 }
@@ -67,13 +71,13 @@ pub struct Selection {
 
 impl Selection {
     /// What the document and the wish ask for together, of what is below `host`.
-    pub fn of(doc: &Document, wish: Wish, host: &Path) -> Result<Self> {
+    pub fn of(doc: &Document, wish: &Wish, host: &Path) -> Result<Self> {
         let name = doc.name()?;
         let units: Vec<String> = doc.read("sbx.unit.names")?.unwrap_or_default();
         let copy = wish.copy || doc.read("sbx.clone.copy")?.unwrap_or_default();
-        let packages =
-            union([doc.read("sbx.clone.packages")?.unwrap_or_default(), wish.packages, packages::owners(&units)?]);
-        let let_in = union([doc.read("sbx.clone.secrets")?.unwrap_or_default(), wish.secrets]);
+        let known = doc.read("sbx.clone.packages")?.unwrap_or_default();
+        let packages = union([known, wish.packages.clone(), packages::owners(&units)?]);
+        let let_in = union([doc.read("sbx.clone.secrets")?.unwrap_or_default(), wish.secrets.clone()]);
         let mut paths = packages::directories(host, &units, &packages)?;
         paths.retain(|path| !VAR.contains(&path.as_str()));
         let stores = [store::config_dir(), store::state_dir(), store::container(&name)];
@@ -96,6 +100,11 @@ impl Selection {
     /// The directories below /var that every container has, and those of the packages.
     pub fn nodes(&self) -> Vec<&Path> {
         VAR.into_iter().chain(self.paths.iter().map(String::as_str)).map(Path::new).collect()
+    }
+
+    /// What is copied with its content, and is not to change meanwhile.
+    pub fn contents(&self) -> Vec<&Path> {
+        if self.copy { outermost(&self.paths, Extent::Whole).into_iter().map(Path::new).collect() } else { Vec::new() }
     }
 
     /// Copies /etc, without what is the host's alone, and the directories below /var, those of the packages with or

@@ -42,7 +42,7 @@ pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
     let doc = store::load(name)?;
     let path = store::tree_of(&doc)?;
     let base = Manifest::load(name)?;
-    let mut selection = Selection::of(&doc, Wish::default(), "/".as_ref())?;
+    let mut selection = Selection::of(&doc, &Wish::default(), "/".as_ref())?;
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let tree = open(&path, directory, Mode::empty()).with_context(|| format!("cannot open {}", path.display()))?;
     let label: Option<String> = doc.read("linux.mountLabel")?.filter(|_| host::runs_selinux());

@@ -5,7 +5,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::buffer::spare_capacity;
-use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags, getxattr, openat, setxattr};
+use rustix::fs::{CWD, Mode, OFlags, XattrFlags, getxattr, openat, setxattr};
 use rustix::io::Errno;
 use sbx::tree::{Id, Node, link, walk};
 use std::collections::HashMap;
@@ -99,8 +99,10 @@ impl Tree {
     /// Visits every file, a directory before what is in it, with its path in the container and its label, if any.
     pub fn each(&self, mut visit: impl FnMut(&Node, &Path, Option<&str>) -> Result<()>) -> Result<()> {
         let mut path = PathBuf::from("/");
-        let visit =
-            |node: &Node, path: &Path| visit(node, path, get(node).context("cannot read its label")?.as_deref());
+        let visit = |node: &Node, path: &Path| {
+            ensure!(node.stat.stx_mnt_id == self.root.stat.stx_mnt_id, "it is a mount point");
+            visit(node, path, get(node).context("cannot read its label")?.as_deref())
+        };
         walk(&self.root, &mut path, visit).with_context(|| format!("{}: {}", self.path.display(), path.display()))
     }
 }
@@ -133,7 +135,7 @@ fn is_private(root: &Node) -> Result<bool> {
 
 /// Whether other names may lead to it.
 fn is_linked(node: &Node) -> bool {
-    node.kind() != FileType::Directory && node.stat.stx_nlink > 1
+    !node.is_directory() && node.stat.stx_nlink > 1
 }
 
 /// The label of an inode.
@@ -157,7 +159,7 @@ fn set(node: &Node, label: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::{lgetxattr, lsetxattr, mknodat};
+    use rustix::fs::{FileType, lgetxattr, lsetxattr, mknodat};
     use std::fs;
     use std::os::unix::fs::symlink;
 

@@ -10,9 +10,11 @@ pub const UNITS: &str = "etc/systemd/system";
 /// The unit that the container's systemd starts.
 pub const TARGET: &str = "sbx.target";
 
-/// The unit that makes a TLS key of the container's own, and its key and certificate.
+/// The unit that makes a TLS key of the container's own where there is none, the key, and its certificate.
 pub const SNAKEOIL: &str = "sbx-snakeoil.service";
-const SNAKEOIL_FILES: [&str; 2] = ["etc/ssl/private/ssl-cert-snakeoil.key", "etc/ssl/certs/ssl-cert-snakeoil.pem"];
+/// The key.
+pub const SNAKEOIL_KEY: &str = "etc/ssl/private/ssl-cert-snakeoil.key";
+const SNAKEOIL_CERTIFICATE: &str = "etc/ssl/certs/ssl-cert-snakeoil.pem";
 
 /// The drop-in of a unit that switches off what cannot be had inside. Drop-ins apply in the order of their names: after
 /// what the administrator's own say.
@@ -36,6 +38,6 @@ pub fn is_ours(path: &Path) -> bool {
             _ => directory == Path::new(UNITS) && [TARGET, SNAKEOIL].iter().any(|unit| name == *unit),
         }
     };
-    IDENTITY.iter().chain(&MASKS).chain(&SNAKEOIL_FILES).any(|other| Path::new(other) == path)
+    IDENTITY.iter().chain(&MASKS).chain(&[SNAKEOIL_KEY, SNAKEOIL_CERTIFICATE]).any(|other| Path::new(other) == path)
         || path.file_name().is_some_and(is_unit)
 }

@@ -4,7 +4,7 @@
 //! or links in the tree leads it elsewhere (CVE-2015-1335). A walk of any depth holds two descriptors: it goes up by
 //! `..` and checks that it arrives where it came from.
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Statx, StatxFlags, openat, statx};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -125,11 +125,14 @@ pub fn components(path: &Path) -> impl Iterator<Item = &OsStr> {
     })
 }
 
-/// Visits a directory and all below it, which must be on its mount, a directory before what is in it. `path` is where
-/// the walk is, also when it fails.
+/// Visits a directory and all below it, a directory before what is in it; of another mount only the mount point. `path`
+/// is where the walk is, also when it fails.
 pub fn walk(root: &Node, path: &mut PathBuf, mut visit: impl FnMut(&Node, &Path) -> Result<()>) -> Result<()> {
     let mount = root.stat.stx_mnt_id;
     visit(root, path)?;
+    if !root.is_directory() {
+        return Ok(());
+    }
     let mut here = root.enter()?;
     let mut levels = vec![(here.id(), here.list()?)];
     while let Some((_, rest)) = levels.last_mut() {
@@ -143,9 +146,8 @@ pub fn walk(root: &Node, path: &mut PathBuf, mut visit: impl FnMut(&Node, &Path)
         path.push(&name);
         // What is gone by now was deleted meanwhile.
         if let Some(node) = Node::at(&here, &name)? {
-            ensure!(node.stat.stx_mnt_id == mount, "it is a mount point");
             visit(&node, path)?;
-            if node.is_directory() {
+            if node.is_directory() && node.stat.stx_mnt_id == mount {
                 here = node.enter()?;
                 levels.push((here.id(), here.list()?));
                 continue;
