@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
 use std::process::{Child, Stdio};
 use support::Host;
 
@@ -86,13 +88,30 @@ fn a_clone_that_cannot_be_made_leaves_nothing_and_its_source_as_it_was() {
     host.service(&format!("clone {a} {b}")).assert_failure(1, "virt-sandbox-service", &["exists"]);
 }
 
-/// A MariaDB of the host's, in /var of its own. It ends with the host.
+#[test]
+fn what_a_service_has_on_the_host_is_cloned_as_it_is_whatever_it_is() {
+    let host = Host::new().with_own(&["etc", "var"]);
+    let name = host.name("a");
+    let make = "cd /var/lib/redis && mkfifo fifo && mknod device c 1 3 && ln -s ../nowhere dangling && ln -s . up &&
+        touch setuid shared capable && chown redis: setuid shared && chmod 4755 setuid && setfacl -m u:33:rwx shared &&
+        setcap cap_net_bind_service=ep capable && ln -s ../../../etc/passwd /etc/redis/passwd && cp /etc/passwd linked &&
+        ln linked again && truncate -s 100M sparse";
+    host.bash(make).ok();
+    let socket = UnixListener::bind(host.root("/var/lib/redis/socket")).expect("a socket");
+    host.bash(&format!("timeout 60 virt-sandbox-service create -C -u redis-server {name}")).ok();
+    for (directory, expected) in [("/etc/redis", ""), ("/var/lib/redis", "cS+++++++++ socket")] {
+        let copy = host.tree(&name).join(&directory[1..]).display().to_string();
+        let compare = format!("rsync -aHAXnc --delete --itemize-changes {directory}/ {copy}/");
+        assert_eq!(host.line(&compare).ok().text(), expected, "{directory}");
+    }
+    let sparse = fs::metadata(host.tree(&name).join("var/lib/redis/sparse")).expect("a file");
+    assert!(sparse.blocks() < 100 && sparse.len() == 100 << 20);
+    drop(socket);
+}
+
+/// A MariaDB of the host's. It ends with the host.
 fn mariadb(host: &Host) -> Child {
-    let dir = host.path("tmp").display().to_string();
-    let over = "mkdir -p $0/over && mount -t tmpfs tmpfs $0/over && mkdir $0/over/var $0/over/work &&
-        mount -t overlay overlay -o lowerdir=/var,upperdir=$0/over/var,workdir=$0/over/work /var &&
-        mkdir /run/mysqld && chown mysql /run/mysqld";
-    host.run(["bash", "-c", over, &dir], "").ok();
+    host.bash("mkdir /run/mysqld && chown mysql /run/mysqld").ok();
     let mut command = host.command(["mariadbd", "--user=mysql", "--skip-networking", "--innodb-flush-method=fsync"]);
     let server = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a server");
     host.bash("for i in {1..300}; do mariadb -e 'select 1' >/dev/null 2>&1 && exit; sleep 0.1; done; exit 1").ok();
@@ -105,7 +124,7 @@ fn mariadb(host: &Host) -> Child {
 
 #[test]
 fn a_database_that_runs_is_not_copied_unless_it_is_asked_for() {
-    let host = Host::new();
+    let host = Host::new().with_own(&["var"]);
     let name = host.name("a");
     let mut server = mariadb(&host);
     let create = |option: &str| host.service(&format!("create -C {option} -u mariadb {name}"));

@@ -12,4 +12,5 @@ mod limits;
 mod refusals;
 mod service;
 mod services;
+mod trees;
 mod upgrade;

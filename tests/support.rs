@@ -86,6 +86,21 @@ impl Host {
         Self { init: Some(init), pid, dir, prefix: format!("t{suffix}") }
     }
 
+    /// Directories of its root become its own, over the machine's: what is changed in them goes with it.
+    pub fn with_own(self, directories: &[&str]) -> Self {
+        let script = "mkdir $0/over && mount -t tmpfs tmpfs $0/over && for d; do
+            mkdir $0/over/$d $0/over/$d.work &&
+            mount -t overlay overlay -o lowerdir=/$d,upperdir=$0/over/$d,workdir=$0/over/$d.work /$d || exit; done";
+        let place = self.path("tmp").display().to_string();
+        self.run(["bash", "-c", script, &place].iter().chain(directories), "").ok();
+        self
+    }
+
+    /// A path of its root, as this process reaches it.
+    pub fn root(&self, path: &str) -> PathBuf {
+        format!("/proc/{}/root{path}", self.pid).into()
+    }
+
     /// A container's name that no other test has.
     pub fn name(&self, name: &str) -> String {
         format!("{}-{name}", self.prefix)
@@ -143,8 +158,7 @@ impl Host {
 
     /// Adds a unit to this host, which no package owns.
     pub fn unit(&self, name: &str, text: &str) {
-        let path = format!("/proc/{}/root/run/systemd/system/{name}", self.pid);
-        fs::write(path, text).expect("a unit");
+        fs::write(self.root("/run/systemd/system").join(name), text).expect("a unit");
     }
 
     /// `virt-sandbox-service`, with a line of words.

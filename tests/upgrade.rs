@@ -5,17 +5,6 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use support::Host;
 
-/// A host whose /etc, /usr and /var are its own, over the machine's: packages can be installed there.
-fn host_of_packages() -> Host {
-    let host = Host::new();
-    let dir = host.path("tmp").display().to_string();
-    let script = "mkdir $0/over && mount -t tmpfs tmpfs $0/over && for d in etc usr var; do
-        mkdir $0/over/$d $0/over/$d.work &&
-        mount -t overlay overlay -o lowerdir=/$d,upperdir=$0/over/$d,workdir=$0/over/$d.work /$d || exit; done";
-    host.run(["bash", "-c", script, &dir], "").ok();
-    host
-}
-
 /// Builds a version of a package with conffiles, a service, and what its second version has and has not any more.
 fn package(host: &Host, version: &str) -> String {
     let script = r#"set -e
@@ -58,7 +47,7 @@ fn upgrade(host: &Host, option: &str, name: &str) -> Vec<String> {
 
 #[test]
 fn an_upgrade_takes_what_a_package_has_changed_and_leaves_what_was_edited() {
-    let host = host_of_packages();
+    let host = Host::new().with_own(&["etc", "usr", "var"]);
     install(&host, "1");
     let name = host.name("a");
     host.service(&format!("create -u sbx-probe {name}")).ok();
@@ -136,7 +125,7 @@ fn an_upgrade_takes_what_a_package_has_changed_and_leaves_what_was_edited() {
 
 #[test]
 fn whatever_a_container_makes_of_its_directories_an_upgrade_stays_in_the_tree() {
-    let host = host_of_packages();
+    let host = Host::new().with_own(&["etc", "usr", "var"]);
     install(&host, "1");
     let name = host.name("a");
     host.service(&format!("create -u sbx-probe {name}")).ok();
@@ -156,7 +145,7 @@ fn whatever_a_container_makes_of_its_directories_an_upgrade_stays_in_the_tree() 
 
 #[test]
 fn an_upgrade_that_was_killed_is_done_by_the_next_one() {
-    let host = host_of_packages();
+    let host = Host::new().with_own(&["etc", "usr", "var"]);
     install(&host, "1");
     let name = host.name("a");
     host.service(&format!("create -u sbx-probe {name}")).ok();
