@@ -278,3 +278,50 @@ fn a_limit_that_cannot_be_enforced_is_an_error() {
     host.line(&format!("sbx-cg remove {name}")).ok();
     host.assert_as(&before, "no limit");
 }
+
+/// What an administrator mounts is where he says, by whatever link that is reached, and as he says.
+#[test]
+fn mounts_of_the_hosts_directories_are_inside_where_their_destinations_lead() {
+    let host = Host::new();
+    let name = host.name("a");
+    let data = host.path("tmp/data");
+    fs::create_dir_all(data.join("below")).expect("a directory");
+    host.bash(&format!("mount -t tmpfs tmpfs {}/below", data.display())).ok();
+    let [data, file] = [data.display().to_string(), host.path("tmp/file").display().to_string()];
+    fs::write(&file, "a file").expect("a file");
+    let before = host.snapshot();
+    // /var/run leads to /run; /srv/new is not there yet.
+    let mounts = format!(
+        "-m host-bind:/var/run/data={data} -m host-bind:/srv/new/read={data},ro -m host-bind:/etc/motd={file} -m ram:/tmp=1M"
+    );
+    host.service(&format!("create --memory 64M {mounts} {name} -- /bin/sleep 1000")).ok();
+    host.service(&format!("start {name}")).ok();
+    host.inside(&name, "echo hello >/run/data/greeting && echo hello >/run/data/below/greeting").ok();
+    assert_eq!(fs::read_to_string(format!("{data}/greeting")).expect("a greeting"), "hello\n");
+    assert_eq!(host.inside(&name, "cat /srv/new/read/below/greeting /etc/motd").ok().text(), "hello\na file");
+    for place in ["/srv/new/read", "/srv/new/read/below"] {
+        let denied = host.inside(&name, &format!("touch {place}/x")).assert_code(1);
+        assert!(denied.stderr.contains("Read-only file system"), "{denied}");
+    }
+    assert_eq!(host.inside(&name, "df --output=size -k /tmp | tail -n 1").ok().text().trim(), "1024");
+    let sizes = host.inside(&name, "df -k --output=size /tmp /run /run/lock /dev/shm /dev | tail -n +2").ok().text();
+    let sizes: u64 = sizes.split_whitespace().map(|size| size.parse::<u64>().expect("a number")).sum();
+    assert!(sizes <= 32 << 10, "{sizes} KiB");
+    // They stay when another limit lays them out again.
+    host.service(&format!("set --memory 128M {name}")).ok();
+    assert_eq!(host.inside(&name, "df --output=size -k /tmp | tail -n 1").ok().text().trim(), "1024");
+    host.service(&format!("stop {name}")).ok();
+    host.service(&format!("delete {name}")).ok();
+    host.bash(&format!("rm {data}/greeting {data}/below/greeting")).ok();
+    host.assert_as(&before, "delete");
+
+    for (mount, code, words) in [
+        ("host-bind:/srv=/no/such", 1, "/no/such"),
+        ("host-bind:/proc/x=/srv", 2, "/proc/x"),
+        ("guest-bind:/srv=/tmp", 2, "guest-bind"),
+    ] {
+        let create = host.service(&format!("create -m {mount} {name} -- /bin/true"));
+        create.assert_failure(code, "sbx-fs", &[words]);
+    }
+    assert_eq!(host.service("list").ok().text(), "");
+}

@@ -33,7 +33,7 @@ const FILTERS: [Filter; 17] = [
     apply("sbx-label alloc", &["process.selinuxLabel", "linux.mountLabel"]),
     edit("sbx-ns plan", &["linux.namespaces", "hostname"]),
     edit("sbx-cg limit --memory 64M --pids 64", CGROUP),
-    edit("sbx-fs layout", FILES),
+    edit("sbx-fs layout --mount ram:/srv/ram=4K", FILES),
     apply("sbx-fs clone", FILES),
     edit("sbx-net plan", &["sbx.net"]),
     edit("sbx-exec profile", PROFILE),
@@ -49,7 +49,7 @@ const FILTERS: [Filter; 17] = [
 
 const UNIT: &[&str] = &["sbx.unit", "process.args", "process.env", "process.cwd", "process.user", "process.terminal"];
 const CGROUP: &[&str] = &["linux.resources", "linux.cgroupsPath", "sbx.state.cgroups"];
-const FILES: &[&str] = &["root", "mounts", "linux.maskedPaths", "linux.readonlyPaths", "sbx.clone"];
+const FILES: &[&str] = &["root", "mounts", "linux.maskedPaths", "linux.readonlyPaths", "sbx.clone", "sbx.mounts"];
 const PROFILE: &[&str] = &["process.capabilities", "process.noNewPrivileges", "process.rlimits", "linux.seccomp"];
 
 /// Verbs that take a name: undos, reports and orders.
@@ -274,7 +274,12 @@ fn n03_a_name_starts_a_document_and_stdin_is_not_read() {
 
 #[test]
 fn n03_a_document_without_a_name_says_how_one_starts() {
-    let named = ["sbx-label alloc", "sbx-ns plan", "sbx-cg limit --memory 64M --pids 64", "sbx-fs layout"];
+    let named = [
+        "sbx-label alloc",
+        "sbx-ns plan",
+        "sbx-cg limit --memory 64M --pids 64",
+        "sbx-fs layout --mount ram:/srv/ram=4K",
+    ];
     each(named, |line, host| {
         host.run(call(line, &[]), "{}").assert_failure(1, tool(line), &["sbx.name", "--name NAME"]);
     });

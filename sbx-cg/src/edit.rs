@@ -1,8 +1,8 @@
 //! What the document says of limits.
 
-use crate::quantity::{Cpus, IoWeight, Pids, Size};
+use crate::quantity::{Cpus, IoWeight, Pids};
 use anyhow::{Result, ensure};
-use sbx::{Document, Name};
+use sbx::{Document, Name, Size};
 
 /// What the options ask for.
 #[derive(Debug, Default)]

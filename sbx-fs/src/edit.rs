@@ -1,5 +1,6 @@
 //! What the document says of the file system.
 
+use crate::extra::Extra;
 use anyhow::{Context, Result, bail};
 use sbx::{Document, store};
 use serde_json::{Value, json};
@@ -111,11 +112,17 @@ pub fn programs(host: &Path) -> Result<Vec<Programs>> {
     Ok(found)
 }
 
-/// Fills in root, mounts, and the masked and read-only paths. Mounts of other destinations stay, after ours.
-pub fn layout(doc: &mut Document, host: &Path) -> Result<()> {
+/// Fills in root, mounts, and the masked and read-only paths. Mounts of other destinations stay, after ours; those that
+/// are wished for, now or by an earlier layout, come last, and may take the place of one of our memory file systems.
+pub fn layout(doc: &mut Document, wishes: Vec<Extra>, host: &Path) -> Result<()> {
     let tree = store::tree(&doc.name()?);
     let tree = tree.to_str().with_context(|| format!("{} is not UTF-8", tree.display()))?;
-    let mut mounts = file_systems(doc)?;
+    let mut extras: Vec<Extra> = doc.read("sbx.mounts")?.unwrap_or_default();
+    for wish in wishes {
+        extras.retain(|extra| extra.destination != wish.destination);
+        extras.push(wish);
+    }
+    let mut mounts = file_systems(doc, &extras)?;
     let split = programs(host)?.into_iter().filter_map(|found| match found {
         Programs::Tree { name } => Some(format!("/{name}")),
         Programs::Link { .. } => None,
@@ -124,11 +131,19 @@ pub fn layout(doc: &mut Document, host: &Path) -> Result<()> {
         mounts.push(json!({ "destination": path, "type": "bind", "source": path, "options": SHARED }));
     }
     let foreign = doc.read::<Vec<Value>>("mounts")?.unwrap_or_default();
-    let ours: Vec<PathBuf> = mounts.iter().filter_map(destination).collect();
+    let wished = extras.iter().map(|extra| extra.destination.clone());
+    let ours: Vec<PathBuf> = mounts.iter().filter_map(destination).chain(wished).collect();
     mounts.extend(foreign.into_iter().filter(|mount| destination(mount).is_none_or(|path| !ours.contains(&path))));
+
+    for extra in &extras {
+        mounts.push(extra.mount(host)?);
+    }
 
     let masked: Vec<String> = MASKED.into_iter().map(str::to_owned).chain(thermal_throttles(host)).collect();
     doc.set("root.path", tree)?;
+    if !extras.is_empty() {
+        doc.set("sbx.mounts", json!(extras))?;
+    }
     doc.set("mounts", mounts)?;
     doc.set("linux.maskedPaths", masked)?;
     doc.set("linux.readonlyPaths", json!(READ_ONLY))
@@ -140,11 +155,13 @@ fn destination(mount: &Value) -> Option<PathBuf> {
 }
 
 /// The table as the document has it. systemd as PID 1 needs a writable cgroup file system, a command must not.
-fn file_systems(doc: &Document) -> Result<Vec<Value>> {
+fn file_systems(doc: &Document, extras: &[Extra]) -> Result<Vec<Value>> {
     let is_unit = doc.read::<Vec<String>>("sbx.unit.names")?.is_some_and(|names| !names.is_empty());
-    let sizes: Vec<&Size> = MOUNTS.iter().filter_map(|mount| mount.size.as_ref()).collect();
-    let mut sizes = fit(&sizes, doc.read("linux.resources.memory.limit")?)?.into_iter();
-    let mounts = MOUNTS.iter().map(|mount| {
+    let is_free = |mount: &&Mount| extras.iter().all(|extra| extra.destination != Path::new(mount.destination));
+    let sizes: Vec<&Size> = MOUNTS.iter().filter(is_free).filter_map(|mount| mount.size.as_ref()).collect();
+    let extra: i64 = extras.iter().map(Extra::memory).sum();
+    let mut sizes = fit(&sizes, doc.read("linux.resources.memory.limit")?, extra)?.into_iter();
+    let mounts = MOUNTS.iter().filter(is_free).map(|mount| {
         let mut options: Vec<String> = mount.options.iter().map(|option| (*option).to_owned()).collect();
         if mount.kind == "cgroup" {
             options.push(if is_unit { "rw" } else { "ro" }.into());
@@ -158,18 +175,21 @@ fn file_systems(doc: &Document) -> Result<Vec<Value>> {
 }
 
 /// The sizes in KiB, together below half of the memory limit in bytes: what lies in a tmpfs is charged to the
-/// container. What is left above the least sizes is shared out evenly. A negative limit means none, as in OCI.
-fn fit(sizes: &[&Size], limit: Option<i64>) -> Result<Vec<u64>> {
+/// container, and so are the `extra` bytes of others. What is left above the least sizes is shared out evenly. A
+/// negative limit means none, as in OCI.
+fn fit(sizes: &[&Size], limit: Option<i64>, extra: i64) -> Result<Vec<u64>> {
     let most: u64 = sizes.iter().map(|size| size.most).sum();
     let least: u64 = sizes.iter().map(|size| size.least).sum();
+    let extra = extra.unsigned_abs().div_ceil(1024);
     let half = limit.and_then(|limit| u64::try_from(limit).ok()).map_or(u64::MAX, |limit| limit / 2 / 1024);
-    if half < least {
+    if half < least.saturating_add(extra) {
         bail!(
             "linux.resources.memory.limit {} is too small: the tmpfs mounts need {} and may have half of it",
             limit.unwrap_or_default(),
-            least * 1024
+            least.saturating_add(extra).saturating_mul(1024)
         );
     }
+    let half = half - extra;
     let (spare, wanted) = (half.min(most) - least, most - least);
     let share = |size: &&Size| size.least + (size.most - size.least) * spare / wanted;
     // Whole pages, to which the kernel would round up.
@@ -217,7 +237,7 @@ mod tests {
             symlink(target, merged.path().join(name)).expect("link");
         }
         let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
-        layout(&mut doc, merged.path()).expect("layout");
+        layout(&mut doc, vec![], merged.path()).expect("layout");
         assert_eq!(shared(&doc), ["/usr"]);
 
         let split = Scratch::new("split");
@@ -226,7 +246,7 @@ mod tests {
         }
         symlink("lib64", split.path().join("lib32")).expect("link");
         let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
-        layout(&mut doc, split.path()).expect("layout");
+        layout(&mut doc, vec![], split.path()).expect("layout");
         assert_eq!(shared(&doc), ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/libx32"]);
         let found = programs(split.path()).expect("programs");
         assert!(found.contains(&Programs::Link { name: "lib32", target: "lib64".into() }));
@@ -238,14 +258,39 @@ mod tests {
         let text = r#"{"sbx":{"name":"x"},"root":{"readonly":false},"mounts":[
             {"destination":"/srv/www","type":"bind","source":"/srv/www","x":1},{"destination":"/tmp/","type":"tmpfs"}]}"#;
         let mut doc = document(text);
-        layout(&mut doc, host.path()).expect("layout");
+        layout(&mut doc, vec![], host.path()).expect("layout");
         let all: Vec<Value> = doc.require("mounts").expect("mounts");
         assert_eq!(all.len(), MOUNTS.len() + 2);
         assert_eq!(all.last().map(|mount| mount["x"].clone()), Some(json!(1)));
         assert_eq!(doc.get("root.readonly"), Some(&json!(false)));
         let mut again = doc.clone();
-        layout(&mut again, host.path()).expect("layout");
+        layout(&mut again, vec![], host.path()).expect("layout");
         assert_eq!(again, doc);
+    }
+
+    #[test]
+    fn a_wished_mount_may_take_the_place_of_a_memory_file_system_and_counts_as_one() {
+        let host = Scratch::new("wished");
+        fs::create_dir(host.path().join("data")).expect("directory");
+        let wish = |text: &str| text.parse::<Extra>().expect(text);
+        let mut doc = document(r#"{"sbx":{"name":"x"},"linux":{"resources":{"memory":{"limit":134217728}}}}"#);
+        let wishes = vec![wish("ram:/tmp=40M"), wish("host-bind:/srv=/none"), wish("host-bind:/srv=/data")];
+        layout(&mut doc, wishes, host.path()).expect("layout");
+        let all = mounts(&doc);
+        let tmp: Vec<_> = all.iter().filter(|(path, ..)| path == "/tmp").collect();
+        assert_eq!(tmp.len(), 1);
+        assert!(tmp[0].2.contains(&"size=40960k".to_owned()));
+        let size = |options: &Vec<String>| {
+            options.iter().find_map(|option| option.strip_prefix("size=")?.strip_suffix('k')?.parse::<u64>().ok())
+        };
+        assert!(all.iter().filter_map(|(_, _, options)| size(options)).sum::<u64>() <= 64 << 10);
+        assert_eq!(doc.get("sbx.mounts"), Some(&json!(["ram:/tmp=40M", "host-bind:/srv=/data"])));
+        let mut again = doc.clone();
+        layout(&mut again, vec![], host.path()).expect("layout");
+        assert_eq!(again, doc);
+        let error = layout(&mut again, vec![wish("ram:/tmp=80M")], host.path()).expect_err("too large").to_string();
+        assert!(error.contains("too small"), "{error}");
+        assert!(layout(&mut again, vec![wish("host-bind:/mnt=/none")], host.path()).is_err());
     }
 
     #[test]
@@ -253,7 +298,7 @@ mod tests {
         let host = Scratch::new("cgroup");
         for (names, expected) in [(r#"["a.service"]"#, "rw"), ("[]", "ro"), ("null", "ro")] {
             let mut doc = document(&format!(r#"{{"sbx":{{"name":"x","unit":{{"names":{names}}}}}}}"#));
-            layout(&mut doc, host.path()).expect("layout");
+            layout(&mut doc, vec![], host.path()).expect("layout");
             let cgroup = mounts(&doc).into_iter().find(|(_, kind, _)| kind == "cgroup").expect("cgroup");
             assert_eq!(cgroup.2.last().map(String::as_str), Some(expected));
         }
@@ -264,14 +309,14 @@ mod tests {
         let sizes: Vec<&Size> = MOUNTS.iter().filter_map(|mount| mount.size.as_ref()).collect();
         let full: Vec<u64> = sizes.iter().map(|size| size.most).collect();
         for limit in [None, Some(-1), Some(1 << 30), Some(i64::MAX)] {
-            assert_eq!(fit(&sizes, limit).expect("fit"), full);
+            assert_eq!(fit(&sizes, limit, 0).expect("fit"), full);
         }
         for mib in [9_i64, 10, 64, 128, 512, 777] {
-            let fitted = fit(&sizes, Some(mib << 20)).expect("fit");
+            let fitted = fit(&sizes, Some(mib << 20), 0).expect("fit");
             assert!(fitted.iter().sum::<u64>() * 1024 * 2 <= (mib << 20) as u64, "{mib} MiB: {fitted:?}");
             assert!(fitted.iter().zip(&sizes).all(|(got, size)| (size.least..=size.most).contains(got)));
         }
-        let error = fit(&sizes, Some(4 << 20)).expect_err("too small").to_string();
+        let error = fit(&sizes, Some(4 << 20), 0).expect_err("too small").to_string();
         assert!(error.contains("memory.limit 4194304") && error.contains("4259840"), "{error}");
     }
 
@@ -282,7 +327,7 @@ mod tests {
             fs::create_dir_all(host.path().join("sys/devices/system/cpu").join(cpu)).expect("directory");
         }
         let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
-        layout(&mut doc, host.path()).expect("layout");
+        layout(&mut doc, vec![], host.path()).expect("layout");
         let masked: Vec<String> = doc.require("linux.maskedPaths").expect("masked");
         assert_eq!(masked.len(), MASKED.len() + 2);
         assert!(masked.contains(&"/sys/devices/system/cpu/cpu1/thermal_throttle".to_owned()));

@@ -3,6 +3,7 @@
 mod apply;
 mod copy;
 mod edit;
+mod extra;
 mod manifest;
 mod mount;
 mod packages;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 sbx-fs: the file system of a container: what it shares with the host, what is its own, and how it is mounted
 
-usage: sbx-fs layout [--name NAME]                          document in, document out
+usage: sbx-fs layout [--name NAME] [--mount MOUNT]           document in, document out
        sbx-fs clone [--name NAME] [--dry-run] [OPTION...]   document in, document out
        sbx-fs mount [--name NAME] [--dry-run]               document in, document out
        sbx-fs resize [--name NAME] [--dry-run]              document in, document out
@@ -44,6 +45,7 @@ remove  removes the private tree of NAME
 
   --name NAME     start a document instead of reading one
   --dry-run       check, print the document, and touch nothing
+  --mount MOUNT   host-bind:DESTINATION=SOURCE[,ro] or ram:DESTINATION=SIZE; may be repeated
   --from NAME     clone the tree of this container instead of the host's
   --copy          clone the content of the packages' directories too
   --force         copy files even while they are being written, as a running database does
@@ -58,7 +60,7 @@ fn main() -> ExitCode {
 
 fn run(verb: &str, options: &mut Parser) -> Result<()> {
     match verb {
-        "layout" => Filter::edit().only(options)?.run(|doc, _| edit::layout(doc, "/".as_ref())),
+        "layout" => layout(options),
         "clone" => clone(options),
         "mount" => Filter::apply().only(options)?.run(|doc, act| mount::mount(doc, act)),
         "resize" => Filter::apply().only(options)?.run(|doc, act| resize::resize(doc, act)),
@@ -67,6 +69,18 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
         "remove" => apply::remove(&tool::only_name(options)?),
         _ => Err(tool::no_verb(verb)),
     }
+}
+
+fn layout(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::edit();
+    let mut wishes = Vec::new();
+    while let Some(arg) = tool::next(options)? {
+        match arg.long() {
+            "mount" => wishes.push(tool::value(options)?),
+            _ => filter.take(arg, options)?,
+        }
+    }
+    filter.run(|doc, _| edit::layout(doc, wishes, "/".as_ref()))
 }
 
 fn upgrade(options: &mut Parser) -> Result<()> {

@@ -4,8 +4,10 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{AtFlags, CWD, FileType, OFlags, StatxFlags, statx};
 use sbx::tree::{Id, Node, walk};
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Fails, naming one of them, if a process has a regular file below `paths`, but for those that are left out, open to
@@ -23,8 +25,10 @@ pub fn refuse(root: impl AsFd, paths: &[&Path], is_left_out: impl Fn(&Path) -> b
         })
         .with_context(|| format!("cannot look at {}", place.display()))?;
     }
-    let processes = fs::read_dir("/proc").context("cannot read /proc")?.flatten().map(|entry| entry.path());
-    for process in processes.filter(|path| path.join("fdinfo").is_dir()) {
+    let is_process = |name: &OsStr| name.as_bytes().iter().all(u8::is_ascii_digit);
+    let processes = fs::read_dir("/proc").context("cannot read /proc")?.flatten();
+    let processes = processes.filter(|entry| is_process(&entry.file_name())).map(|entry| entry.path());
+    for process in processes {
         // A process may end meanwhile, and close what it has open.
         let descriptors = fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten();
         let file = descriptors

@@ -19,6 +19,7 @@ pub mod namespace;
 pub mod passwd;
 pub mod process;
 pub mod seccomp;
+pub mod size;
 pub mod store;
 pub mod sys;
 pub mod tool;
@@ -26,3 +27,4 @@ pub mod tree;
 
 pub use document::Document;
 pub use name::Name;
+pub use size::Size;
