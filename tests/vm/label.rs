@@ -76,3 +76,24 @@ fn the_pair_of_a_process_is_not_free() {
     host.line(&alloc).ok();
     host.line(&format!("sbx-label remove {name}")).ok();
 }
+
+#[test]
+fn what_a_clone_or_an_upgrade_makes_has_the_containers_label_from_the_start() {
+    let host = Host::machine();
+    let [a, b] = ["a", "b"].map(|name| host.name(name));
+    host.service(&format!("create {a} -- /bin/sleep 600")).ok();
+    host.bash("echo new >/etc/sbx-probe && mkdir /etc/sbx-probe.d && echo new >/etc/sbx-probe.d/file").ok();
+    let upgraded = host.service(&format!("upgrade {a}")).ok().text();
+    host.line("rm -r /etc/sbx-probe /etc/sbx-probe.d").ok();
+    assert!(upgraded.contains("added /etc/sbx-probe.d/file"), "{upgraded}");
+    host.service(&format!("clone {a} {b}")).ok();
+    for name in [&a, &b] {
+        assert_eq!(host.line(&format!("sbx-label check {name}")).ok().text(), "[]");
+        assert!(host.tree(name).join("etc/sbx-probe.d/file").exists());
+    }
+    let label = |name: &str| host.bash(&format!("jq -r .linux.mountLabel /etc/sbx/{name}.json")).ok().text();
+    assert_ne!(label(&a), label(&b));
+    for name in [&a, &b] {
+        host.service(&format!("delete {name}")).ok();
+    }
+}
