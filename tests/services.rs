@@ -1,5 +1,6 @@
 //! Debian's own services, each with a life of its own.
 
+use serde_json::json;
 use std::fs;
 use std::path::Path;
 use support::lives::live;
@@ -60,6 +61,29 @@ fn what_a_unit_cannot_have_is_told_by_name_and_its_environment_is_the_clones() {
     fs::write(&file, "TEA=black\n").expect("a file of the clone");
     host.inside(&name, "systemctl restart tea").ok();
     assert_eq!(host.inside(&name, "cat /srv/said").ok().text(), "black");
+}
+
+#[test]
+fn what_is_started_along_with_a_unit_starts_too_and_what_it_cannot_have_is_told() {
+    let host = Host::new().with_own(&["usr"]);
+    let unit = |path: &str, text: &str| {
+        let path = host.root("/usr/lib/systemd/system").join(path);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        fs::write(path, text).expect("a unit");
+    };
+    let service = |more: &str| format!("[Service]\nExecStart=/usr/bin/sleep 1000\nPrivateTmp=yes\n{more}");
+    unit("probe.service", &format!("[Unit]\nRequires=helper.service\nAfter=helper.service\n{}", service("")));
+    unit("helper.service", &service("ProtectSystem=strict\n"));
+    unit("linked.service", &service("[Unit]\nWants=probe.service\n"));
+    unit("probe.service.wants/linked.service", &service(""));
+    let name = host.name("a");
+    host.service(&format!("create -u probe {name}")).ok();
+    let off = host.bash(&format!("jq -c .sbx.unit.switchedOff {}/{name}.json", host.path("config").display())).ok();
+    let expected = json!({ "helper.service": ["PrivateTmp", "ProtectSystem"], "linked.service": ["PrivateTmp"], "probe.service": ["PrivateTmp"] });
+    assert_eq!(off.json(), expected);
+    host.service(&format!("start {name}")).ok();
+    host.inside(&name, "systemctl is-active probe helper linked").ok();
+    host.service(&format!("stop {name}")).ok();
 }
 
 #[test]

@@ -84,8 +84,8 @@ impl UserSpec {
     }
 }
 
-/// Makes the container one of units: `init`, which is systemd, runs them.
-pub fn read(doc: &mut Document, units: &[Unit], init: &str) -> Result<()> {
+/// Makes the container one of units: `init`, which is systemd, runs them, and what is started along with them.
+pub fn read(doc: &mut Document, units: &[Unit], along: &[Unit], init: &str) -> Result<()> {
     let mut wanted = Units { stop_signal: Some("SIGRTMIN+3".into()), ..Units::default() };
     for unit in units {
         let name = unit.name.to_string();
@@ -98,6 +98,12 @@ pub fn read(doc: &mut Document, units: &[Unit], init: &str) -> Result<()> {
             wanted.switched_off.insert(name.clone(), off);
         }
         wanted.names.push(name);
+    }
+    for unit in along {
+        // One that cannot run inside fails there, by itself.
+        if let Some(off) = settings::switched_off(unit).ok().filter(|off| !off.is_empty()) {
+            wanted.switched_off.insert(unit.name.to_string(), off);
+        }
     }
     // `container` tells systemd where it is (its CONTAINER_INTERFACE).
     process(doc, &[init.to_owned(), "--unit=sbx.target".into()], &[PATH, "container=sbx"], (0, 0))?;
@@ -150,7 +156,7 @@ mod tests {
             Unit::of_text("b", "[Service]\n"),
             Unit::of_text("a", "[Service]\nPrivateTmp=yes\n"),
         ];
-        read(&mut doc, &units, "/lib/systemd/systemd").expect("read");
+        read(&mut doc, &units, &[], "/lib/systemd/systemd").expect("read");
         let expected = concat!(
             r#"{"process":{"user":{"umask":7,"uid":0,"gid":0},"x":1,"#,
             r#""args":["/lib/systemd/systemd","--unit=sbx.target"],"#,

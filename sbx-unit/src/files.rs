@@ -3,7 +3,7 @@
 use crate::edit::Units;
 use crate::settings;
 use crate::unit::{GROUP, UnitName};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use sbx::inner::{DROP_IN, MASKS, SNAKEOIL, TARGET, UNITS};
 use sbx::{Document, Name};
 use serde::Deserialize;
@@ -69,11 +69,9 @@ pub fn inner(units: &Units) -> Result<Vec<(String, Inner)>> {
         (format!("{UNITS}/{TARGET}"), Inner::Text(target(&names))),
         (format!("{UNITS}/{SNAKEOIL}"), Inner::Text(KEY_MAKER.into())),
     ];
-    for name in names {
-        if let Some(off) = units.switched_off.get(name.as_str()) {
-            let path = format!("{UNITS}/{name}.d/{DROP_IN}");
-            files.push((path, Inner::Text(settings::drop_in(off)?)));
-        }
+    for (name, off) in &units.switched_off {
+        let name: UnitName = name.parse().map_err(|error: String| anyhow!("sbx.unit.switchedOff: {error}"))?;
+        files.push((format!("{UNITS}/{name}.d/{DROP_IN}"), Inner::Text(settings::drop_in(off)?)));
     }
     files.extend(MASKS.map(|path| (path.to_owned(), Inner::Mask)));
     files.push((JOURNAL.to_owned(), Inner::Directory));

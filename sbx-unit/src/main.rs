@@ -80,7 +80,9 @@ fn read(options: &mut Parser) -> Result<()> {
             unit.check_programs()?;
             units.push(unit);
         }
-        edit::read(doc, &units, apply::init()?)?;
+        // Of the administrator's units a container gets those that are wanted alone.
+        let along = Unit::all_along(&units, &UNIT_DIRECTORIES[2..].iter().map(Path::new).collect::<Vec<_>>());
+        edit::read(doc, &units, &along, apply::init()?)?;
         switched_off.extend(doc.require::<edit::Units>("sbx.unit")?.switched_off);
         Ok(())
     })?;

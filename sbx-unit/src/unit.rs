@@ -120,6 +120,21 @@ pub struct Unit {
 }
 
 impl Unit {
+    /// The units that systemd starts along with `wanted`, and with those in turn, from `directories`. One that is not
+    /// there systemd will tell of.
+    pub fn all_along(wanted: &[Self], directories: &[&Path]) -> Vec<Self> {
+        let mut rest: Vec<UnitName> = wanted.iter().flat_map(|unit| unit.along(directories)).collect();
+        let mut found: Vec<Self> = Vec::new();
+        while let Some(name) = rest.pop() {
+            let is_known = |name: &UnitName| wanted.iter().chain(&found).any(|unit| unit.name == *name);
+            if let Some(unit) = Self::find(&name, directories).ok().filter(|unit| !is_known(&unit.name)) {
+                rest.extend(unit.along(directories));
+                found.push(unit);
+            }
+        }
+        found
+    }
+
     /// Finds the unit in `directories`. One that is masked or not there is an error.
     pub fn find(name: &UnitName, directories: &[&Path]) -> Result<Self> {
         let files = name.files();
@@ -148,6 +163,20 @@ impl Unit {
     pub fn service<'a>(&'a self, key: &'a str) -> impl DoubleEndedIterator<Item = &'a str> {
         let of_key = move |a: &&Assignment| a.section == "Service" && a.key == key;
         self.assignments.iter().filter(of_key).map(|a| a.value.as_str())
+    }
+
+    /// The services that systemd starts along with it, as far as the files in `directories` tell.
+    pub fn along(&self, directories: &[&Path]) -> Vec<UnitName> {
+        const DEPENDENCIES: [&str; 4] = ["Wants", "Requires", "BindsTo", "Upholds"];
+        let of_unit = |a: &&Assignment| a.section == "Unit" && DEPENDENCIES.contains(&a.key.as_str());
+        let values = self.assignments.iter().filter(of_unit).flat_map(|a| a.value.split_whitespace());
+        let kinds = ["wants", "requires", "upholds"].into_iter();
+        let names = kinds.flat_map(|kind| self.name.files().into_iter().map(move |file| format!("{file}.{kind}")));
+        let places = names.flat_map(|name| directories.iter().map(move |directory| directory.join(&name)));
+        let links = places.flat_map(|place| fs::read_dir(place).into_iter().flatten().flatten());
+        let links = links.filter_map(|entry| entry.file_name().into_string().ok());
+        let all = values.map(str::to_owned).chain(links).filter(|name| name.ends_with(".service"));
+        all.filter_map(|name| name.parse().ok()).collect()
     }
 
     /// Refuses a unit whose program is not on the host. One that may fail (`-`), and one whose name only systemd can
