@@ -139,3 +139,27 @@ fn there_is_no_audit_inside_rather_than_one_that_refuses() {
     assert_eq!(host.inside(&name, &socket(0)).ok().text(), "made");
     assert_eq!(host.inside(&name, &socket(9)).ok().text(), "Address family not supported by protocol");
 }
+
+#[test]
+fn a_link_in_a_shared_directory_leads_no_mount_to_another_place_of_the_host() {
+    let host = Host::new();
+    let name = host.name("a");
+    let [data, outside] = ["tmp/data", "tmp/outside"].map(|path| host.path(path));
+    for directory in [data.join("conf"), outside.clone()] {
+        fs::create_dir_all(directory).expect("a directory");
+    }
+    std::os::unix::fs::symlink(&data, host.path("tmp/link")).expect("a link");
+    // The administrator's own link is followed, once.
+    let link = host.path("tmp/link").display().to_string();
+    let mounts = format!("-m host-bind:/srv={} -m host-bind:/opt/conf={link}/conf", data.display());
+    host.service(&format!("create {mounts} {name} -- /bin/sleep 1000")).ok();
+    host.service(&format!("start {name}")).ok();
+    host.inside(&name, "touch /opt/conf/x && rm /srv/conf/x && umask 0").ok();
+    host.service(&format!("stop {name}")).ok();
+    // As root inside could, through the directory above.
+    fs::remove_dir(data.join("conf")).expect("remove");
+    std::os::unix::fs::symlink(&outside, data.join("conf")).expect("a link");
+    let start = host.service(&format!("start {name}")).assert_code(1);
+    assert!(start.stderr.contains("a symbolic link is in the way to"), "{start}");
+    assert_eq!(host.service("list -r").ok().text(), "");
+}

@@ -315,6 +315,14 @@ fn mounts_of_the_hosts_directories_are_inside_where_their_destinations_lead() {
     host.bash(&format!("rm {data}/greeting {data}/below/greeting")).ok();
     host.assert_as(&before, "delete");
 
+    // A size that is wished for does not follow the limit, wherever it is.
+    host.service(&format!("create --memory 64M -m ram:/var/run/x=1M {name} -- /bin/sleep 1000")).ok();
+    host.service(&format!("start {name}")).ok();
+    host.service(&format!("set --memory 128M {name}")).ok();
+    assert_eq!(host.inside(&name, "df --output=size -k /run/x | tail -n 1").ok().text().trim(), "1024");
+    host.service(&format!("stop {name}")).ok();
+    host.service(&format!("delete {name}")).ok();
+
     for (mount, code, words) in [
         ("host-bind:/srv=/no/such", 1, "/no/such"),
         ("host-bind:/proc/x=/srv", 2, "/proc/x"),

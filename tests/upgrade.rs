@@ -3,6 +3,7 @@
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
 use support::Host;
 
 /// Builds a version of a package with conffiles, a service, and what its second version has and has not any more.
@@ -150,33 +151,69 @@ fn an_upgrade_that_was_killed_is_done_by_the_next_one() {
     let name = host.name("a");
     host.service(&format!("create -u sbx-probe {name}")).ok();
     install(&host, "2");
-    let manifest = || fs::read_to_string(host.tree(&name).with_file_name("manifest")).expect("a manifest");
-    let mut manifests = vec![manifest()];
-    // Killed at each of the calls that change anything, one after the other.
-    for call in ["mkdirat", "renameat", "unlinkat", "syncfs", "fsync"] {
-        for when in [1, 2, 3, 5, 8, 13] {
-            let strace = format!("strace -f -qq -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={when}");
-            if host.line(&format!("{strace} sbx-fs upgrade {name}")).code == 0 {
-                break;
-            }
-            manifests.push(manifest());
-        }
-    }
-    assert!(manifests.len() > 10, "{}", manifests.len());
-    host.service(&format!("upgrade {name}")).ok();
-    assert_eq!(host.service(&format!("upgrade {name}")).ok().text(), "");
-    assert!(manifests.iter().all(|seen| *seen == manifests[0] || *seen == manifest()));
-    assert!(!host.tree(&name).with_file_name("upgrade").exists());
-    // Nobody can tell it from one that was made now.
+    // What one that is made now has.
     let other = host.name("b");
     host.service(&format!("create -u sbx-probe {other}")).ok();
     let probe = |name: &str| {
         let script =
-            "cd $0/etc/probe && find . -printf '%p %y %m %U %G %l %s\\n' | sort && find . -type f | sort | xargs cat";
+            "cd $0/etc/probe && find . -printf '%p %y %m %U %G %l\\n' | sort && find . -type f | sort | xargs cat";
         host.run(["bash".as_ref(), "-c".as_ref(), script.as_ref(), host.tree(name).as_os_str()], "").ok().text()
     };
-    assert_eq!(probe(&name), probe(&other));
+    let fresh = probe(&other);
+    let place = host.tree(&name).parent().expect("a place").display().to_string();
+    let kept = host.path("tmp/kept").display().to_string();
+    host.line(&format!("cp -a {place} {kept}")).ok();
+    let mut killed = 0;
+    for call in ["mkdirat", "renameat", "renameat2", "fchownat", "fchmodat", "utimensat", "unlinkat", "syncfs", "fsync"]
+    {
+        // Those that stage, which a dry run makes too, come before those in the tree.
+        let trace = host.path("tmp/trace").display().to_string();
+        host.line(&format!("strace -f -qq -o {trace} -e trace={call} sbx-fs upgrade --dry-run {name}"))
+            .ok();
+        let staging = fs::read_to_string(&trace).expect("a trace").lines().count();
+        for when in [staging / 2 + 1, staging + 1] {
+            let strace = format!(
+                "strace -f -qq -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={when}"
+            );
+            killed += usize::from(host.line(&format!("{strace} sbx-fs upgrade {name}")).code != 0);
+            host.line(&format!("sbx-fs upgrade {name}")).ok();
+            assert_eq!(probe(&name), fresh, "killed at call {when} of {call}, {staging} of which stage");
+            assert_eq!(host.line(&format!("sbx-fs upgrade --dry-run {name}")).ok().text(), "[]");
+            assert!(!Path::new(&place).join("upgrade").exists());
+            host.bash(&format!("rm -r {place} && cp -a {kept} {place}")).ok();
+        }
+    }
+    assert!(killed > 8, "only {killed} were killed");
     for name in [&name, &other] {
         host.service(&format!("delete {name}")).ok();
     }
+}
+
+#[test]
+fn a_container_cannot_hold_up_its_upgrade_nor_what_reads_its_tree() {
+    let host = Host::new().with_own(&["etc", "usr", "var"]);
+    install(&host, "1");
+    let [a, b] = ["a", "b"].map(|name| host.name(name));
+    host.service(&format!("create -u sbx-probe {a}")).ok();
+    let etc = host.tree(&a).join("etc");
+    fs::create_dir_all(etc.join("probe/edited.sbx-new/x")).expect("a directory");
+    fs::write(etc.join("probe/edited"), "mine").expect("an edit");
+    for huge in ["huge", "hosts"] {
+        let file = fs::File::options().create(true).append(true).open(etc.join(huge)).expect("a file");
+        file.set_len(8 << 40).expect("a size");
+    }
+    install(&host, "2");
+    let told = host.bash(&format!("timeout 20 virt-sandbox-service upgrade {a} | grep probe")).ok().text();
+    assert!(told.lines().any(|line| line == "kept /etc/probe/edited"), "{told}");
+    assert!(told.lines().any(|line| line == "added /etc/probe/new.d/new"), "{told}");
+    assert_eq!(host.service(&format!("upgrade {a}")).ok().text(), "");
+    let diff = host.bash(&format!("timeout 20 virt-sandbox-service diff {a}")).ok().text();
+    assert!(diff.lines().any(|line| line == "added /etc/huge"), "{diff}");
+    host.bash(&format!("timeout 20 virt-sandbox-service clone {a} {b}")).ok();
+    let hosts = fs::metadata(host.tree(&b).join("etc/hosts")).expect("a file");
+    assert!(hosts.len() == 8 << 40 && hosts.blocks() < 100);
+    // A name is shown, and does nothing.
+    fs::write(etc.join("\u{9b}2J\n"), "").expect("a file");
+    let diff = host.service(&format!("diff {a}")).ok().text();
+    assert!(diff.lines().any(|line| line == r"added /etc/\u009b2J\u000a"), "{diff}");
 }

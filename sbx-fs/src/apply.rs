@@ -41,6 +41,9 @@ const WHO: [&str; 5] =
 /// Where journals lie, each under a machine id.
 const JOURNALS: &str = "/var/log/journal";
 
+/// The largest file of host names that is read, in bytes: root inside may have made it as large as he likes.
+const LARGEST_HOSTS: u64 = 1 << 20;
+
 /// Whether a path of a container's tree is not for its clones.
 fn is_its_own(path: &Path) -> bool {
     let beneath = path.strip_prefix("/").unwrap_or(path);
@@ -147,7 +150,7 @@ impl Plan {
         self.skeleton(target, host)?;
         let mut notes = selection.copy(host, target, selection.extent())?;
         notes.extend(selection.secrets.told());
-        Ok((Manifest::of(target, &selection.nodes())?, notes))
+        Ok((Manifest::of(target, &selection.nodes(), |_, _| true)?, notes))
     }
 
     /// All that the other one has, but for what says who it is.
@@ -155,8 +158,8 @@ impl Plan {
         let judge = |path: &Path, entry: &Entry| {
             Ok(match entry {
                 _ if is_its_own(path) => Verdict::Leave,
-                Entry::File(file) if path == Path::new("/etc/hosts") => {
-                    Verdict::Change(renamed(&secrets::read(file, u64::MAX)?, &origin.hostname, &self.hostname))
+                Entry::File(file) if path == Path::new("/etc/hosts") && file.metadata()?.len() <= LARGEST_HOSTS => {
+                    Verdict::Change(renamed(&secrets::read(file, LARGEST_HOSTS)?, &origin.hostname, &self.hostname))
                 }
                 _ => Verdict::Copy,
             })

@@ -159,7 +159,7 @@ fn file_systems(doc: &Document, extras: &[Extra]) -> Result<Vec<Value>> {
     let is_unit = doc.read::<Vec<String>>("sbx.unit.names")?.is_some_and(|names| !names.is_empty());
     let is_free = |mount: &&Mount| extras.iter().all(|extra| extra.destination != Path::new(mount.destination));
     let sizes: Vec<&Size> = MOUNTS.iter().filter(is_free).filter_map(|mount| mount.size.as_ref()).collect();
-    let extra: i64 = extras.iter().map(Extra::memory).sum();
+    let extra = extras.iter().map(Extra::memory).fold(0, u64::saturating_add);
     let mut sizes = fit(&sizes, doc.read("linux.resources.memory.limit")?, extra)?.into_iter();
     let mounts = MOUNTS.iter().filter(is_free).map(|mount| {
         let mut options: Vec<String> = mount.options.iter().map(|option| (*option).to_owned()).collect();
@@ -177,10 +177,10 @@ fn file_systems(doc: &Document, extras: &[Extra]) -> Result<Vec<Value>> {
 /// The sizes in KiB, together below half of the memory limit in bytes: what lies in a tmpfs is charged to the
 /// container, and so are the `extra` bytes of others. What is left above the least sizes is shared out evenly. A
 /// negative limit means none, as in OCI.
-fn fit(sizes: &[&Size], limit: Option<i64>, extra: i64) -> Result<Vec<u64>> {
+fn fit(sizes: &[&Size], limit: Option<i64>, extra: u64) -> Result<Vec<u64>> {
     let most: u64 = sizes.iter().map(|size| size.most).sum();
     let least: u64 = sizes.iter().map(|size| size.least).sum();
-    let extra = extra.unsigned_abs().div_ceil(1024);
+    let extra = extra.div_ceil(1024);
     let half = limit.and_then(|limit| u64::try_from(limit).ok()).map_or(u64::MAX, |limit| limit / 2 / 1024);
     if half < least.saturating_add(extra) {
         bail!(
@@ -290,6 +290,8 @@ mod tests {
         assert_eq!(again, doc);
         let error = layout(&mut again, vec![wish("ram:/tmp=80M")], host.path()).expect_err("too large").to_string();
         assert!(error.contains("too small"), "{error}");
+        let most = ["ram:/srv=9223372036854775807", "ram:/mnt=9223372036854775807"].map(wish).into();
+        assert!(layout(&mut again, most, host.path()).is_err());
         assert!(layout(&mut again, vec![wish("host-bind:/mnt=/none")], host.path()).is_err());
     }
 

@@ -4,7 +4,6 @@ use anyhow::{Context, Result, ensure};
 use sbx::Size;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
@@ -78,9 +77,9 @@ impl From<Extra> for String {
 
 impl Extra {
     /// The memory that it may take, in bytes.
-    pub fn memory(&self) -> i64 {
+    pub fn memory(&self) -> u64 {
         match &self.source {
-            Source::Ram(size) => size.0,
+            Source::Ram(size) => size.0.unsigned_abs(),
             Source::Host { .. } => 0,
         }
     }
@@ -89,15 +88,21 @@ impl Extra {
     pub fn mount(&self, host: &Path) -> Result<Value> {
         let (kind, source, options) = match &self.source {
             Source::Host { path, read_only } => {
-                let place = host.join(path.strip_prefix("/").unwrap_or(path));
-                fs::metadata(place).with_context(|| format!("cannot mount {}", path.display()))?;
-                let source = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+                // A link on the way is followed now and never again: whoever can write there would lead it elsewhere.
+                let place = host.join(path.strip_prefix("/").unwrap_or(path)).canonicalize();
+                let place = place.with_context(|| format!("cannot mount {}", path.display()))?;
+                let path = Path::new("/").join(place.strip_prefix(host.canonicalize()?)?);
+                let source = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?.to_owned();
                 let options: &[&str] = if *read_only { &["rro", "ro"] } else { &[] };
                 ("bind", source, [&["rbind", "rnosuid", "rnodev"], options].concat().join(","))
             }
             Source::Ram(size) => {
                 let mode = if self.destination == Path::new("/tmp") { "1777" } else { "755" };
-                ("tmpfs", "tmpfs", format!("nosuid,nodev,mode={mode},size={}k", size.0.unsigned_abs().div_ceil(1024)))
+                (
+                    "tmpfs",
+                    "tmpfs".to_owned(),
+                    format!("nosuid,nodev,mode={mode},size={}k", size.0.unsigned_abs().div_ceil(1024)),
+                )
             }
         };
         let options: Vec<&str> = options.split(',').collect();

@@ -12,26 +12,27 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write as _};
+use std::io::{self, BufRead, BufReader, Read, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// What is known of one entry. Two that are equal differ in nothing that a service could mean.
+/// What is known of one entry: what it is and holds, its mode and its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     pub kind: Kind,
-    mode: u32,
-    uid: u32,
-    gid: u32,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 /// What it is, with what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     Directory,
-    /// The digest of its content, as hexadecimal SHA-256.
-    File(String),
+    /// How many bytes it holds, and their digest, as hexadecimal SHA-256. Of a file that nothing is compared with there
+    /// is none.
+    File(u64, Option<String>),
     /// Where it leads.
     Link(OsString),
     /// A FIFO, a device or a socket: nothing that is compared.
@@ -39,10 +40,12 @@ pub enum Kind {
 }
 
 impl State {
-    fn of(node: &Node) -> io::Result<Self> {
+    fn of(node: &Node, is_compared: impl FnOnce(u64) -> bool) -> io::Result<Self> {
+        let size = node.stat.stx_size;
         let kind = match node.kind() {
             FileType::Directory => Kind::Directory,
-            FileType::RegularFile => Kind::File(digest(node.open()?)?),
+            FileType::RegularFile if is_compared(size) => Kind::File(size, Some(digest(node.open()?, size)?)),
+            FileType::RegularFile => Kind::File(size, None),
             FileType::Symlink => Kind::Link(OsString::from_vec(readlinkat(node, "", Vec::new())?.into_bytes())),
             _ => Kind::Other,
         };
@@ -61,9 +64,10 @@ impl State {
     }
 }
 
-fn digest(file: File) -> io::Result<String> {
+/// Of the first `size` bytes of a file, which may be growing.
+fn digest(file: File, size: u64) -> io::Result<String> {
     let mut digest = Sha256::new();
-    let mut file = BufReader::with_capacity(128 << 10, file);
+    let mut file = BufReader::with_capacity(128 << 10, file.take(size));
     loop {
         let block = file.fill_buf()?;
         if block.is_empty() {
@@ -85,13 +89,14 @@ fn digest(file: File) -> io::Result<String> {
 pub struct Manifest(pub BTreeMap<PathBuf, State>);
 
 impl Manifest {
-    /// What a tree has below /etc, and which of the directories `nodes` it has.
-    pub fn of(tree: impl AsFd, nodes: &[&Path]) -> Result<Self> {
+    /// What a tree has below /etc, and which of the directories `nodes` it has. A file's content is read only if the
+    /// file, by its path and its size, is to be compared: in a container's tree there may be files of any size.
+    pub fn of(tree: impl AsFd, nodes: &[&Path], is_compared: impl Fn(&Path, u64) -> bool) -> Result<Self> {
         let mut entries = BTreeMap::new();
         if let Some(etc) = Node::beneath(&tree, "/etc".as_ref())? {
             let mut path = PathBuf::from("/etc");
             walk(&etc, &mut path, |node, path| {
-                entries.insert(path.to_owned(), State::of(node)?);
+                entries.insert(path.to_owned(), State::of(node, |size| is_compared(path, size))?);
                 Ok(())
             })
             .with_context(|| format!("cannot read {}", path.display()))?;
@@ -99,10 +104,19 @@ impl Manifest {
         for path in nodes.iter().flat_map(|node| node.ancestors()).filter(|path| path.parent().is_some()) {
             // A directory of the way may be none here.
             if let Ok(Some(node)) = Node::beneath(&tree, path) {
-                entries.insert(path.to_owned(), State::of(&node)?);
+                entries.insert(path.to_owned(), State::of(&node, |_| false)?);
             }
         }
         Ok(Self(entries))
+    }
+
+    /// That of a container's tree, in which only files are read that are as large as one of `others` has them.
+    pub fn compared(tree: impl AsFd, nodes: &[&Path], others: &[&Self]) -> Result<Self> {
+        Self::of(tree, nodes, |path, size| {
+            others.iter().any(
+                |other| matches!(other.0.get(path), Some(State { kind: Kind::File(known, _), .. }) if *known == size),
+            )
+        })
     }
 
     /// That of a container.
@@ -132,7 +146,10 @@ impl Manifest {
         for (path, State { kind, mode, uid, gid }) in &self.0 {
             let (kind, more) = match kind {
                 Kind::Directory => ("dir", String::new()),
-                Kind::File(digest) => ("file", format!(" sha256digest={digest}")),
+                Kind::File(size, digest) => {
+                    let digest = digest.iter().map(|digest| format!(" sha256digest={digest}")).collect::<String>();
+                    ("file", format!(" size={size}{digest}"))
+                }
                 Kind::Link(target) => ("link", format!(" link={}", encode(target.as_bytes()))),
                 Kind::Other => ("other", String::new()),
             };
@@ -158,7 +175,7 @@ fn entry(line: &str) -> Result<(PathBuf, State)> {
     let value = |key: &str| values.get(key).copied().with_context(|| format!("no {key}"));
     let kind = match value("type")? {
         "dir" => Kind::Directory,
-        "file" => Kind::File(value("sha256digest")?.to_owned()),
+        "file" => Kind::File(value("size")?.parse()?, values.get("sha256digest").map(|digest| (*digest).to_owned())),
         "link" => Kind::Link(OsString::from_vec(decode(value("link")?)?)),
         _ => Kind::Other,
     };
@@ -204,7 +221,7 @@ mod tests {
         let kind = prop_oneof![
             Just(Kind::Directory),
             Just(Kind::Other),
-            Just(Kind::File("0123456789abcdef".into())),
+            any::<(u64, bool)>().prop_map(|(size, digest)| Kind::File(size, digest.then(|| "0123456789abcdef".into()))),
             prop::collection::vec(1_u8.., 1..20).prop_map(|bytes| Kind::Link(OsString::from_vec(bytes))),
         ];
         (kind, 0..0o10000_u32, any::<u32>(), any::<u32>()).prop_map(|(kind, mode, uid, gid)| State {

@@ -15,7 +15,8 @@ use nix::sched::CloneFlags;
 use plan::{Bind, Host, Mount, Plan, ReadOnly, Source};
 use procfs::Procfs;
 use root::Root;
-use rustix::fs::{CWD, FileType, fstat, makedev};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, makedev, openat2};
+use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use sbx::process::{Live, Recorded};
 use sbx::{Document, host, namespace, sys};
@@ -58,27 +59,42 @@ enum Content<'a> {
 
 impl<'a> Opened<'a> {
     fn open(plan: &'a Plan) -> Result<Self> {
-        let root = bind(&plan.root).with_context(|| format!("cannot open the root {}", plan.root.path.display()))?;
+        let root = bind(&plan.root, ResolveFlags::empty())
+            .with_context(|| format!("cannot open the root {}", plan.root.path.display()))?;
         let content = |mount: &'a Mount| {
             match &mount.source {
-                Source::Bind(source) => bind(source).map(|tree| Content::Tree(tree, source.attributes.read_only())),
+                Source::Bind(source) => {
+                    bind(source, NO_LINKS).map(|tree| Content::Tree(tree, source.attributes.read_only()))
+                }
                 Source::FileSystem(source) => source.configure().map(|_| Content::FileSystem(source)),
             }
             .with_context(|| format!("cannot mount {mount}"))
         };
         let contents = plan.mounts.iter().map(content).collect::<Result<_>>()?;
         let null = Bind::null();
-        let nulls = plan.masked.iter().map(|_| bind(&null)).collect::<Result<_>>().context("cannot open /dev/null")?;
+        let nulls = plan
+            .masked
+            .iter()
+            .map(|_| bind(&null, NO_LINKS))
+            .collect::<Result<_>>()
+            .context("cannot open /dev/null")?;
         Ok(Self { root, contents, nulls })
     }
 }
 
+/// No link leads to what is mounted: a container that may write a directory of the host's would lead it anywhere.
+const NO_LINKS: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS);
+
 /// A copy of a mount of the host's, with its attributes set before anybody can reach it, and private: what is mounted
 /// on the host later would arrive writable.
-fn bind(source: &Bind) -> Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+fn bind(source: &Bind, resolve: ResolveFlags) -> Result<OwnedFd> {
+    let place = match openat2(CWD, &source.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        Err(Errno::LOOP) => bail!("a symbolic link is in the way to {}: give the path without", source.path.display()),
+        place => place?,
+    };
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     flags.set(OpenTreeFlags::AT_RECURSIVE, source.recursive);
-    let tree = open_tree(CWD, &source.path, flags)?;
+    let tree = open_tree(place, "", flags)?;
     if let Some((major, minor)) = source.device {
         // What is looked at is what is mounted: nobody can put another file there in between (CVE-2025-31133).
         let stat = fstat(&tree)?;

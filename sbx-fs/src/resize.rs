@@ -1,5 +1,6 @@
 //! Gives the memory file systems of a running container other sizes.
 
+use crate::extra::Extra;
 use anyhow::{Context, Result};
 use nix::sched::CloneFlags;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
@@ -19,10 +20,13 @@ struct Mount {
     options: Vec<String>,
 }
 
-/// Sets the sizes of `mounts` on what is mounted. One that holds more than its new size is an error.
+/// Sets the sizes of `mounts` on what is mounted. One that holds more than its new size is an error. Those that were
+/// wished for have the size that was wished for.
 pub fn resize(doc: &Document, act: bool) -> Result<()> {
     let name = doc.name()?;
-    let mounts: Vec<Mount> = doc.require("mounts")?;
+    let mut mounts: Vec<Mount> = doc.require("mounts")?;
+    let extras: Vec<Extra> = doc.read("sbx.mounts")?.unwrap_or_default();
+    mounts.retain(|mount| extras.iter().all(|extra| extra.destination != mount.destination));
     if !act {
         return Ok(());
     }

@@ -6,19 +6,24 @@ use crate::copy::{self, Extent};
 use crate::manifest::{Kind, Manifest, State};
 use crate::select::{Selection, Wish};
 use crate::tree;
-use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, Mode, OFlags, open, renameat, syncfs, unlinkat};
+use anyhow::{Context, Error, Result};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, open, renameat, renameat_with, syncfs, unlinkat};
+use rustix::io::Errno;
 use sbx::tree::Node;
 use sbx::{Name, host, inner, label, store, tool};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Where the host's state is cloned to before it is compared, beside the tree, so that a file gets from one into the
 /// other by its name alone.
 const STAGED: &str = "upgrade";
+
+/// A directory that has no name yet, in the staged tree.
+const UNNAMED: &str = ".new";
 
 /// How the host's version of a file is called beside the container's own.
 const BESIDE: &str = ".sbx-new";
@@ -51,11 +56,11 @@ pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
         let place = store::container(name).join(STAGED);
         let staged = make_root(&place).with_context(|| format!("cannot make {}", place.display()))?;
         selection.copy("/".as_ref(), &staged, Extent::Node)?;
-        let host = Manifest::of(&staged, &selection.nodes())?;
-        let ours = Manifest::of(&tree, &selection.nodes())?;
-        let changes = plan(&base, &host, &ours);
+        let host = Manifest::of(&staged, &selection.nodes(), |_, _| true)?;
+        let ours = Manifest::compared(&tree, &selection.nodes(), &[&base, &host])?;
+        let mut changes = plan(&base, &host, &ours);
         if act {
-            carry_out(&changes, &staged, &tree)?;
+            carry_out(&mut changes, &staged, &tree)?;
             syncfs(&tree).with_context(|| format!("cannot sync {}", path.display()))?;
         }
         Ok((changes, host))
@@ -86,10 +91,20 @@ fn decide(base: Option<&State>, host: Option<&State>, ours: Option<&State>) -> O
     Some(match (base, host, ours) {
         (None, Some(_), None) => Change::Add,
         (Some(_), Some(_), _) if ours == base => Change::Update,
+        (Some(base), Some(host), Some(ours)) if is_between(base, host, ours) => Change::Update,
         (Some(_), None, _) if ours == base => Change::Remove,
         // There is no directory beside a directory.
         (_, host, ours) => Change::Keep { beside: ours.is_some() && host.is_some_and(|host| !host.is_directory()) },
     })
+}
+
+/// Whether a directory has of each thing what it had or what it is to get: an update of it was cut short.
+fn is_between(base: &State, host: &State, ours: &State) -> bool {
+    let between = |part: fn(&State) -> u32| [part(base), part(host)].contains(&part(ours));
+    [base, host, ours].iter().all(|state| state.is_directory())
+        && between(|state| state.mode)
+        && between(|state| state.uid)
+        && between(|state| state.gid)
 }
 
 /// What becomes of all that the clone was given, or would be.
@@ -99,8 +114,14 @@ fn plan(base: &Manifest, host: &Manifest, ours: &Manifest) -> BTreeMap<PathBuf, 
     let change = |path: &PathBuf| Some((path.clone(), decide(base.0.get(path), host.0.get(path), ours.0.get(path))?));
     let mut changes: BTreeMap<PathBuf, Change> =
         paths.into_iter().filter(|path| !inner::is_ours(path)).filter_map(change).collect();
-    // What is below /var is data.
+    // What is below /var is data: no directory of it goes, or becomes something else.
+    let stays = |path: &Path| path.starts_with("/etc") || is_directory(ours, path) == is_directory(host, path);
     changes.retain(|path, change| *change != Change::Remove || path.starts_with("/etc"));
+    for (path, change) in &mut changes {
+        if *change == Change::Update && !stays(path) {
+            *change = Change::Keep { beside: false };
+        }
+    }
 
     // A directory goes, or becomes something else, only with all that is in it.
     let leaves = |path: &Path| is_directory(ours, path) && !is_directory(host, path);
@@ -129,9 +150,14 @@ fn plan(base: &Manifest, host: &Manifest, ours: &Manifest) -> BTreeMap<PathBuf, 
     changes
 }
 
-fn carry_out(changes: &BTreeMap<PathBuf, Change>, staged: &OwnedFd, tree: &OwnedFd) -> Result<()> {
-    for (path, _) in changes.iter().rev().filter(|(_, change)| **change == Change::Remove) {
-        remove(tree, path).with_context(|| format!("cannot remove {}", path.display()))?;
+/// Carries the changes out. What the container has put in the way since it was looked at, or a name that there cannot
+/// be, makes a change one that is kept.
+fn carry_out(changes: &mut BTreeMap<PathBuf, Change>, staged: &OwnedFd, tree: &OwnedFd) -> Result<()> {
+    for (path, change) in changes.iter_mut().rev().filter(|(_, change)| **change == Change::Remove) {
+        match remove(tree, path) {
+            Err(error) if is_in_the_way(&error) => *change = Change::Keep { beside: false },
+            removed => removed.with_context(|| format!("cannot remove {}", path.display()))?,
+        }
     }
     for (path, change) in changes {
         let name = path.file_name().unwrap_or_default().to_owned();
@@ -140,15 +166,27 @@ fn carry_out(changes: &BTreeMap<PathBuf, Change>, staged: &OwnedFd, tree: &Owned
             Change::Keep { beside: true } => [name, BESIDE.into()].into_iter().collect::<OsString>(),
             Change::Keep { beside: false } | Change::Remove => continue,
         };
-        install(path, staged, tree, name).with_context(|| format!("cannot write {}", path.display()))?;
+        match install(path, staged, tree, name) {
+            Err(error) if is_in_the_way(&error) => *change = Change::Keep { beside: false },
+            installed => installed.with_context(|| format!("cannot write {}", path.display()))?,
+        }
     }
     Ok(())
+}
+
+/// Whether something else is where a change was to be made, rather than that the host cannot make it.
+fn is_in_the_way(error: &Error) -> bool {
+    let errno = error.downcast_ref::<Errno>().copied();
+    let errno = errno.or_else(|| Errno::from_io_error(error.downcast_ref::<io::Error>()?));
+    let obstacles =
+        [Errno::NOTEMPTY, Errno::EXIST, Errno::NOTDIR, Errno::ISDIR, Errno::NOENT, Errno::LOOP, Errno::NAMETOOLONG];
+    errno.is_some_and(|errno| obstacles.contains(&errno))
 }
 
 /// The directory that a path of the tree is in, which the container may have made anything of.
 fn parent(tree: &OwnedFd, path: &Path) -> Result<Node> {
     let parent = path.parent().unwrap_or(path);
-    Ok(Node::beneath(tree, parent)?.with_context(|| format!("{} is gone", parent.display()))?.enter()?)
+    Ok(Node::beneath(tree, parent)?.ok_or(Errno::NOENT)?.enter()?)
 }
 
 fn remove(tree: &OwnedFd, path: &Path) -> Result<()> {
@@ -164,21 +202,25 @@ fn unlink(parent: impl AsFd, name: &std::ffi::OsStr, node: &Node) -> Result<()> 
     Ok(unlinkat(parent, name, flags)?)
 }
 
-/// Puts what is staged for `path` into the tree, under `name`. A file takes the place of another in one step.
+/// Puts what is staged for `path` into the tree, under `name`, in one step: a file as it is, a directory without what is
+/// in it. One that is there already becomes alike.
 fn install(path: &Path, staged: &OwnedFd, tree: &OwnedFd, name: OsString) -> Result<()> {
     let (from, to) = (parent(staged, path)?, parent(tree, path)?);
     let old = path.file_name().unwrap_or_default();
     let node = Node::at(&from, old)?.context("it is gone")?;
-    let there = Node::at(&to, &name)?;
-    if let Some(there) = there.filter(|there| there.is_directory() != node.is_directory()) {
-        unlink(&to, &name, &there)?;
+    match Node::at(&to, &name)? {
+        Some(there) if there.is_directory() && node.is_directory() => return copy::dress(&node, there),
+        Some(there) if there.is_directory() != node.is_directory() => unlink(&to, &name, &there)?,
+        _ => {}
     }
-    if node.is_directory() {
-        let (made, _) = copy::directory(&to, &name)?;
-        copy::dress(&node, made)
-    } else {
-        Ok(renameat(&from, old, &to, &name)?)
+    if !node.is_directory() {
+        return Ok(renameat(&from, old, &to, &name)?);
     }
+    // Beside what is staged, where no path leads.
+    let top = Node::of(staged.try_clone()?)?;
+    let (made, _) = copy::directory(&top, UNNAMED.as_ref())?;
+    copy::dress(&node, made)?;
+    Ok(renameat_with(&top, UNNAMED, &to, &name, RenameFlags::NOREPLACE)?)
 }
 
 fn told(changes: &BTreeMap<PathBuf, Change>) -> Value {
@@ -205,7 +247,7 @@ pub fn diff(name: &Name) -> Result<Vec<u8>> {
     let base = Manifest::load(name)?;
     let tree = open(&tree, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
         .with_context(|| format!("cannot open {}", tree.display()))?;
-    let ours = Manifest::of(tree, &[])?;
+    let ours = Manifest::compared(tree, &[], &[&base])?;
     let paths: BTreeSet<&PathBuf> = base.0.keys().chain(ours.0.keys()).collect();
     let changed =
         paths.into_iter().filter(|path| path.starts_with("/etc") && !inner::is_ours(path)).filter_map(|path| {
@@ -234,7 +276,7 @@ mod tests {
         let state = |kind| State::new(kind, 0o644);
         let entries = text.split_whitespace().map(|word| match (word.strip_suffix('/'), word.split_once('=')) {
             (Some(directory), _) => (PathBuf::from(directory), state(Kind::Directory)),
-            (_, Some((file, content))) => (PathBuf::from(file), state(Kind::File(content.into()))),
+            (_, Some((file, content))) => (PathBuf::from(file), state(Kind::File(1, Some(content.into())))),
             _ => panic!("{word}"),
         });
         Manifest(entries.collect())
@@ -296,5 +338,6 @@ mod tests {
     #[test]
     fn what_is_below_var_is_added_and_never_removed() {
         assert_plan("/var/ /var/a/", "/var/ /var/b/", "/var/ /var/a/", "/var/b:add");
+        assert_plan("/var/ /var/a/", "/var/ /var/a=link", "/var/ /var/a/", "/var/a:keep");
     }
 }
