@@ -168,13 +168,10 @@ fn an_upgrade_that_was_killed_is_done_by_the_next_one() {
     {
         // Those that stage, which a dry run makes too, come before those in the tree.
         let trace = host.path("tmp/trace").display().to_string();
-        host.line(&format!("strace -f -qq -o {trace} -e trace={call} sbx-fs upgrade --dry-run {name}"))
-            .ok();
+        host.line(&format!("strace -f -qq -o {trace} -e trace={call} sbx-fs upgrade --dry-run {name}")).ok();
         let staging = fs::read_to_string(&trace).expect("a trace").lines().count();
         for when in [staging / 2 + 1, staging + 1] {
-            let strace = format!(
-                "strace -f -qq -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={when}"
-            );
+            let strace = format!("strace -f -qq -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={when}");
             killed += usize::from(host.line(&format!("{strace} sbx-fs upgrade {name}")).code != 0);
             host.line(&format!("sbx-fs upgrade {name}")).ok();
             assert_eq!(probe(&name), fresh, "killed at call {when} of {call}, {staging} of which stage");

@@ -13,7 +13,7 @@ use sbx::tree::Node;
 use sbx::{Name, host, inner, label, store, tool};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -197,7 +197,7 @@ fn remove(tree: &OwnedFd, path: &Path) -> Result<()> {
     }
 }
 
-fn unlink(parent: impl AsFd, name: &std::ffi::OsStr, node: &Node) -> Result<()> {
+fn unlink(parent: impl AsFd, name: &OsStr, node: &Node) -> Result<()> {
     let flags = if node.is_directory() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
     Ok(unlinkat(parent, name, flags)?)
 }
