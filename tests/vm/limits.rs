@@ -1,6 +1,6 @@
 //! Limits under systemd, on cgroup v2: what the kernel holds a container to while its neighbour is served.
 
-use crate::{property, until};
+use crate::{PATIENCE, property, until};
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
@@ -76,9 +76,19 @@ impl Neighbours {
         number.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("{file} {key}: {text}"))
     }
 
+    /// Waits until an attack has met its limit, and has tried on for a while.
+    fn await_limit(&self, is_met: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_met() {
+            assert!(Instant::now() < deadline, "the limit was not met");
+            sleep(Duration::from_millis(500));
+        }
+        sleep(ATTACK / 2);
+    }
+
     fn forks(&self) {
-        self.attack("bomb() { bomb | bomb & }; bomb; sleep 1000", || sleep(ATTACK));
-        assert!(self.number("pids.events", "max ") > 0);
+        let is_met = || self.number("pids.events", "max ") > 0;
+        self.attack("bomb() { bomb | bomb & }; bomb; sleep 1000", || self.await_limit(is_met));
         assert_reached(self.number("pids.peak", ""), Self::PIDS);
     }
 
@@ -97,7 +107,9 @@ impl Neighbours {
     /// What lies in memory file systems is at most half of what the container may have.
     fn fills_file_systems(&self) {
         let places = "/tmp /run /run/lock /dev/shm /dev";
-        self.attack(&format!("for d in {places}; do cat /dev/zero >$d/hog; done; sleep 1000"), || sleep(ATTACK));
+        let full = self.host.tree(&self.limited).join("root/full");
+        let script = format!("for d in {places}; do cat /dev/zero >$d/hog; done; touch /root/full; sleep 1000");
+        self.attack(&script, || self.await_limit(|| full.exists()));
         let held = self.host.inside(&self.limited, &format!("df -B1 --output=used {places} | tail -n +2")).ok().text();
         let held: u64 = held.split_whitespace().map(|used| used.parse::<u64>().expect("a number")).sum();
         assert_reached(held, Self::MEMORY / 2);
@@ -106,8 +118,8 @@ impl Neighbours {
     }
 
     fn takes_memory(&self) {
-        self.attack("tail /dev/zero; sleep 1000", || sleep(ATTACK));
-        assert!(self.number("memory.events", "oom_kill ") > 0);
+        let is_met = || self.number("memory.events", "oom_kill ") > 0;
+        self.attack("tail /dev/zero; sleep 1000", || self.await_limit(is_met));
         assert_reached(self.number("memory.peak", ""), Self::MEMORY);
     }
 }
