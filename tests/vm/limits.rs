@@ -53,7 +53,7 @@ impl Neighbours {
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a command")
         };
         let client = execute(other, ASK);
-        let mut attack = execute(limited, &format!("{script} >/dev/null 2>&1"));
+        let mut attack = execute(limited, &format!("exec >/dev/null 2>&1; {script}"));
         let result = during();
         fs::write(&enough, "").expect("a file");
         let client = client.wait_with_output().expect("a client");
