@@ -40,6 +40,15 @@ fn install(host: &Host, version: &str) {
     host.bash(&format!("{obsolete}; rmdir /etc/probe/old.d 2>/dev/null || :")).ok();
 }
 
+/// A host of its own with the first version, and a container of it.
+fn with_first_version() -> (Host, String) {
+    let host = Host::new().with_own(&["etc", "usr", "var"]);
+    install(&host, "1");
+    let name = host.name("a");
+    host.service(&format!("create -u sbx-probe {name}")).ok();
+    (host, name)
+}
+
 /// `upgrade`, as its lines about the probe's files.
 fn upgrade(host: &Host, option: &str, name: &str) -> Vec<String> {
     let told = host.service(&format!("upgrade {option} {name}")).ok().text();
@@ -48,10 +57,7 @@ fn upgrade(host: &Host, option: &str, name: &str) -> Vec<String> {
 
 #[test]
 fn an_upgrade_takes_what_a_package_has_changed_and_leaves_what_was_edited() {
-    let host = Host::new().with_own(&["etc", "usr", "var"]);
-    install(&host, "1");
-    let name = host.name("a");
-    host.service(&format!("create -u sbx-probe {name}")).ok();
+    let (host, name) = with_first_version();
     assert_eq!(host.service(&format!("diff {name}")).ok().text(), "");
     assert_eq!(host.service(&format!("upgrade {name}")).ok().text(), "");
 
@@ -126,10 +132,7 @@ fn an_upgrade_takes_what_a_package_has_changed_and_leaves_what_was_edited() {
 
 #[test]
 fn whatever_a_container_makes_of_its_directories_an_upgrade_stays_in_the_tree() {
-    let host = Host::new().with_own(&["etc", "usr", "var"]);
-    install(&host, "1");
-    let name = host.name("a");
-    host.service(&format!("create -u sbx-probe {name}")).ok();
+    let (host, name) = with_first_version();
     let canary = host.path("tmp/canary");
     fs::create_dir(&canary).expect("a directory");
     fs::write(canary.join("untouched"), "canary").expect("a canary");
@@ -146,10 +149,7 @@ fn whatever_a_container_makes_of_its_directories_an_upgrade_stays_in_the_tree() 
 
 #[test]
 fn an_upgrade_that_was_killed_is_done_by_the_next_one() {
-    let host = Host::new().with_own(&["etc", "usr", "var"]);
-    install(&host, "1");
-    let name = host.name("a");
-    host.service(&format!("create -u sbx-probe {name}")).ok();
+    let (host, name) = with_first_version();
     install(&host, "2");
     // What one that is made now has.
     let other = host.name("b");
@@ -188,10 +188,8 @@ fn an_upgrade_that_was_killed_is_done_by_the_next_one() {
 
 #[test]
 fn a_container_cannot_hold_up_its_upgrade_nor_what_reads_its_tree() {
-    let host = Host::new().with_own(&["etc", "usr", "var"]);
-    install(&host, "1");
-    let [a, b] = ["a", "b"].map(|name| host.name(name));
-    host.service(&format!("create -u sbx-probe {a}")).ok();
+    let (host, a) = with_first_version();
+    let b = host.name("b");
     let etc = host.tree(&a).join("etc");
     fs::create_dir_all(etc.join("probe/edited.sbx-new/x")).expect("a directory");
     fs::write(etc.join("probe/edited"), "mine").expect("an edit");

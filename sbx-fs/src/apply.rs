@@ -34,6 +34,9 @@ const DIRECTORIES: [(&str, u32); 12] = [
     ("usr", 0o755),
 ];
 
+/// How the root of a tree is opened.
+const TREE: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 /// What of a container says who it is, or is to be known to nobody else.
 const WHO: [&str; 5] =
     ["etc/machine-id", "etc/hostname", "var/lib/dbus/machine-id", "var/lib/systemd/random-seed", SNAKEOIL_KEY];
@@ -98,14 +101,18 @@ struct Origin {
 impl Origin {
     fn of(name: &Name) -> Result<Self> {
         let doc = store::load(name)?;
-        let path = store::tree_of(&doc)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(Self {
-            tree: open(&path, flags, Mode::empty()).with_context(|| format!("cannot open {}", path.display()))?,
+            tree: tree_of(&doc)?,
             hostname: doc.read("hostname")?.unwrap_or_else(|| name.hostname()),
             manifest: Manifest::load(name)?,
         })
     }
+}
+
+/// The private tree of a container that there is.
+pub fn tree_of(doc: &Document) -> Result<OwnedFd> {
+    let path = store::tree_of(doc)?;
+    open(&path, TREE, Mode::empty()).with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// The place of the private tree, where nothing may be yet.
@@ -213,8 +220,7 @@ pub fn make_root(tree: &Path) -> Result<OwnedFd> {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
         _ => {}
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let tree = open(tree, flags, Mode::empty())?;
+    let tree = open(tree, TREE, Mode::empty())?;
     rustix::fs::fchmod(&tree, Mode::from_raw_mode(0o755))?;
     Ok(tree)
 }

@@ -5,6 +5,7 @@ use crate::packages::{self, Package};
 use crate::secrets::{Secret, Secrets};
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, open};
+use sbx::inner::IDENTITY;
 use sbx::{Document, Name, store};
 use serde_json::json;
 use std::ffi::OsStr;
@@ -29,17 +30,9 @@ const VAR: [&str; 14] = [
     "/var/tmp",
 ];
 
-/// What is the host's own and no secret: who it is, and its disks, for which systemd would wait at boot.
-const IDENTITY: [&str; 8] = [
-    "/etc/machine-id",
-    "/etc/hostname",
-    "/etc/hosts",
-    "/etc/fstab",
-    "/etc/crypttab",
-    "/etc/integritytab",
-    "/etc/veritytab",
-    "/var/lib/dbus/machine-id",
-];
+/// What is the host's own and no secret, beside what every container has anew: the other name of its machine-id, and
+/// its disks, for which systemd would wait at boot.
+const OWN: [&str; 4] = ["etc/crypttab", "etc/integritytab", "etc/veritytab", "var/lib/dbus/machine-id"];
 
 /// Where the administrator's units are. A container gets those that it runs, and nothing that starts others.
 const UNITS: [&str; 3] = ["/etc/systemd/system", "/etc/systemd/system.attached", "/etc/systemd/system.control"];
@@ -114,8 +107,13 @@ impl Selection {
             .with_context(|| format!("cannot open {}", host.display()))?;
         let Self { units, stores, secrets, .. } = self;
         let mut copier = Copier::new(source, target.try_clone()?, |path: &Path, entry: &Entry| {
-            let is_host = stores.iter().any(|place| place == path) || IDENTITY.iter().any(|own| Path::new(own) == path);
-            if is_host || is_foreign_unit(path, entry, units) { Ok(Verdict::Leave) } else { secrets.judge(path, entry) }
+            let beneath = path.strip_prefix("/").unwrap_or(path);
+            let is_own = IDENTITY.iter().chain(&OWN).any(|own| Path::new(own) == beneath);
+            if is_own || stores.iter().any(|place| place == path) || is_foreign_unit(path, entry, units) {
+                Ok(Verdict::Leave)
+            } else {
+                secrets.judge(path, entry)
+            }
         });
         copier.copy("/etc".as_ref(), Extent::Whole)?;
         for path in VAR {

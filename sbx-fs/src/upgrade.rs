@@ -1,7 +1,7 @@
 //! Takes what has changed on the host into a private tree, three ways: what the clone was given (the manifest), what
 //! it would be given now, and what the container has made of it.
 
-use crate::apply::make_root;
+use crate::apply::{make_root, tree_of};
 use crate::copy::{self, Extent};
 use crate::manifest::{Kind, Manifest, State};
 use crate::select::{Selection, Wish};
@@ -45,11 +45,9 @@ enum Change {
 /// all of them are on disk, so that an upgrade that was cut short can be done again.
 pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
     let doc = store::load(name)?;
-    let path = store::tree_of(&doc)?;
+    let tree = tree_of(&doc)?;
     let base = Manifest::load(name)?;
     let mut selection = Selection::of(&doc, &Wish::default(), "/".as_ref())?;
-    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let tree = open(&path, directory, Mode::empty()).with_context(|| format!("cannot open {}", path.display()))?;
     let label: Option<String> = doc.read("linux.mountLabel")?.filter(|_| host::runs_selinux());
     unstage(name)?;
     let upgraded = label::making("fscreate", label.as_deref(), || {
@@ -61,7 +59,7 @@ pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
         let mut changes = plan(&base, &host, &ours);
         if act {
             carry_out(&mut changes, &staged, &tree)?;
-            syncfs(&tree).with_context(|| format!("cannot sync {}", path.display()))?;
+            syncfs(&tree).with_context(|| format!("cannot sync the tree of {name}"))?;
         }
         Ok((changes, host))
     });
@@ -243,10 +241,8 @@ fn told(changes: &BTreeMap<PathBuf, Change>) -> Value {
 /// What the container has changed of what it was given, as a JSON array: the administrator, or its services. A new
 /// directory is told by what is in it.
 pub fn diff(name: &Name) -> Result<Vec<u8>> {
-    let tree = store::tree_of(&store::load(name)?)?;
+    let tree = tree_of(&store::load(name)?)?;
     let base = Manifest::load(name)?;
-    let tree = open(&tree, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .with_context(|| format!("cannot open {}", tree.display()))?;
     let ours = Manifest::compared(tree, &[], &[&base])?;
     let paths: BTreeSet<&PathBuf> = base.0.keys().chain(ours.0.keys()).collect();
     let changed =
