@@ -30,7 +30,7 @@ declare -gA _sbx_takes=(
     [sbx-cg remove]='NAME'
 
     [sbx-fs]='--help --version'
-    [sbx-fs layout]='--name=NAME --mount=ANY'
+    [sbx-fs layout]='--name=NAME --mount=ANY --store=ANY'
     [sbx-fs clone]='--name=NAME --dry-run --from=NAME --copy --force --package=ANY --secret=FILE'
     [sbx-fs mount]='--name=NAME --dry-run'
     [sbx-fs resize]='--name=NAME --dry-run'
@@ -57,7 +57,7 @@ declare -gA _sbx_takes=(
 
     [virt-sandbox-service]='-c=ANY --connect=ANY -h --help --version'
     [virt-sandbox-service create]='-u=UNIT --unitfile=UNIT -C --copy --force -P=ANY --package=ANY --secret=FILE
-        -m=ANY --mount=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
+        -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
     [virt-sandbox-service clone]='--force -h --help NAME'
     [virt-sandbox-service start]='-h --help NAME'
     [virt-sandbox-service stop]='-h --help NAME'
@@ -70,7 +70,7 @@ declare -gA _sbx_takes=(
     [virt-sandbox-service refresh]='-h --help NAME'
     [virt-sandbox-service upgrade]='--dry-run -h --help NAME'
     [virt-sandbox-service diff]='--json -h --help NAME'
-    [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help NAME'
+    [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -i=ANY --imagesize=ANY -h --help NAME'
     [virt-sandbox-service delete]='-h --help NAME'
 )
 

@@ -185,6 +185,18 @@ fn a_create_that_was_cut_short_in_its_last_step_is_found_by_delete() {
 }
 
 #[test]
+fn a_killed_create_in_any_store_is_found_by_delete() {
+    for store in ["image:20M", "overlay"] {
+        let host = Host::new();
+        let name = host.name("x");
+        let create = ["virt-sandbox-service", "create", "--store", store, &name, "--", "/bin/sleep", "1000"];
+        kill_and_delete(&host, &name, kills(8), None, &create);
+        let create = format!("create --store {store} {name} -- /bin/sleep 1000");
+        kill_and_delete(&host, &name, kills(8), Some(&create), &["sbx-start", &name]);
+    }
+}
+
+#[test]
 fn a_killed_create_is_found_by_delete() {
     let host = Host::new();
     let name = host.name("x");

@@ -12,5 +12,6 @@ mod limits;
 mod refusals;
 mod service;
 mod services;
+mod stores;
 mod trees;
 mod upgrade;

@@ -183,6 +183,12 @@ impl Host {
         for link in read(format!("/proc/{}/net/dev", self.pid)).lines().skip(2) {
             things.insert(format!("link {}", link.split(':').next().unwrap_or_default().trim()));
         }
+        for block in entries(Path::new("/sys/block")) {
+            let file = read(block.join("loop/backing_file"));
+            if [self.dir.as_path(), Path::new("/var/lib/sbx")].iter().any(|ours| Path::new(&file).starts_with(ours)) {
+                things.insert(format!("loop {} {}", block.display(), file.trim_end()));
+            }
+        }
         for process in entries(&root.join("proc")) {
             let pid = process.file_name().unwrap_or_default().to_string_lossy().into_owned();
             // One that ends while it is looked at is gone.

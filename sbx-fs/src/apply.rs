@@ -1,22 +1,23 @@
 //! The private tree: how it is made, and how it goes.
 
-use crate::copy::{Copier, Entry, Verdict, create};
+use crate::copy::{Copier, Entry, Extent, Verdict, create};
 use crate::edit::{Programs, programs};
 use crate::manifest::Manifest;
 use crate::select::{Selection, Wish};
-use crate::{secrets, tree, writers};
-use anyhow::{Context, Result, bail};
-use rustix::fs::{Mode, OFlags, ResolveFlags, chmodat, mkdirat, open, openat2, symlinkat};
+use crate::{image, secrets, snapshot, tree, writers};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{Mode, OFlags, ResolveFlags, chmodat, mkdirat, open, openat2};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use sbx::inner::{IDENTITY, SNAKEOIL_KEY};
+use sbx::storage::{self, Storage};
 use sbx::{Document, Name, host, label, store, tool};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The directories of a private tree that are not copied, with their modes: mount points, and what begins empty.
 const DIRECTORIES: [(&str, u32); 12] = [
@@ -35,7 +36,7 @@ const DIRECTORIES: [(&str, u32); 12] = [
 ];
 
 /// How the root of a tree is opened.
-const TREE: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub const TREE: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// What of a container says who it is, or is to be known to nobody else.
 const WHO: [&str; 5] =
@@ -55,32 +56,26 @@ fn is_its_own(path: &Path) -> bool {
 
 /// A private tree that is to be made.
 struct Plan {
+    doc: Document,
     name: Name,
-    tree: PathBuf,
+    storage: Storage,
     hostname: String,
-    label: Option<String>,
 }
 
 /// Makes the private tree from what is below `host`, the host's root directory, or from another container's, and fills
 /// in sbx.clone. Returns what there is to say of it.
 pub fn clone(doc: &mut Document, wish: &Wish, host: &Path, act: bool) -> Result<Vec<String>> {
-    let name = doc.name()?;
-    let plan = Plan {
-        tree: vacant(doc)?,
-        hostname: doc.read("hostname")?.unwrap_or_else(|| name.hostname()),
-        label: doc.read("linux.mountLabel")?,
-        name,
-    };
+    let plan = Plan::of(doc)?;
     if wish.force {
         doc.set("sbx.clone.force", true)?;
     }
     if let Some(source) = &wish.from {
         let origin = Origin::of(source)?;
         if !wish.force {
-            writers::refuse(&origin.tree, &["/".as_ref()], is_its_own)?;
+            writers::refuse(tree_of(&origin.doc)?, &["/".as_ref()], is_its_own)?;
         }
         doc.set("sbx.clone.from", source.as_str())?;
-        return if act { plan.carry_out(|target| plan.fill_from_container(&origin, target)) } else { Ok(Vec::new()) };
+        return if act { plan.clone_container(&origin) } else { Ok(Vec::new()) };
     }
     let mut selection = Selection::of(doc, wish, host)?;
     selection.record(doc)?;
@@ -88,12 +83,13 @@ pub fn clone(doc: &mut Document, wish: &Wish, host: &Path, act: bool) -> Result<
         let root = File::open(host).with_context(|| format!("cannot open {}", host.display()))?;
         writers::refuse(root, &selection.contents(), |_| false)?;
     }
-    if act { plan.carry_out(|target| plan.fill_from_host(&mut selection, host, target)) } else { Ok(Vec::new()) }
+    if act { plan.clone_host(&mut selection, host) } else { Ok(Vec::new()) }
 }
 
 /// A container whose tree is cloned.
 struct Origin {
-    tree: OwnedFd,
+    doc: Document,
+    name: Name,
     hostname: String,
     manifest: Manifest,
 }
@@ -101,35 +97,60 @@ struct Origin {
 impl Origin {
     fn of(name: &Name) -> Result<Self> {
         let doc = store::load(name)?;
-        Ok(Self {
-            tree: tree_of(&doc)?,
-            hostname: doc.read("hostname")?.unwrap_or_else(|| name.hostname()),
-            manifest: Manifest::load(name)?,
-        })
+        let hostname = doc.read("hostname")?.unwrap_or_else(|| name.hostname());
+        Ok(Self { doc, name: name.clone(), hostname, manifest: Manifest::load(name)? })
     }
 }
 
 /// The private tree of a container that there is.
 pub fn tree_of(doc: &Document) -> Result<OwnedFd> {
-    let path = store::tree_of(doc)?;
-    open(&path, TREE, Mode::empty()).with_context(|| format!("cannot open {}", path.display()))
-}
-
-/// The place of the private tree, where nothing may be yet.
-fn vacant(doc: &Document) -> Result<PathBuf> {
-    let tree = store::tree_of(doc)?;
-    match fs::read_dir(&tree) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(tree),
-        entries => match entries.with_context(|| format!("cannot read {}", tree.display()))?.next() {
-            None => Ok(tree),
-            Some(_) => bail!("{} already exists", tree.display()),
-        },
-    }
+    store::tree_of(doc)?;
+    storage::open(doc)
 }
 
 impl Plan {
-    /// Makes the place and the root of the tree, has it filled, and writes its manifest. Returns what there is to say.
-    fn carry_out(&self, fill: impl FnOnce(&OwnedFd) -> Result<(Manifest, Vec<String>)>) -> Result<Vec<String>> {
+    /// Nothing may be yet where the tree will be.
+    fn of(doc: &Document) -> Result<Self> {
+        let name = doc.name()?;
+        let tree = store::tree_of(doc)?;
+        let is_empty = match fs::read_dir(&tree) {
+            Err(error) if error.kind() == ErrorKind::NotFound => true,
+            entries => entries.with_context(|| format!("cannot read {}", tree.display()))?.next().is_none(),
+        };
+        ensure!(is_empty, "{} already exists", tree.display());
+        for path in [store::image(&name), store::upper(&name), store::lower(&name)] {
+            ensure!(path.symlink_metadata().is_err(), "{} already exists", path.display());
+        }
+        let hostname = doc.read("hostname")?.unwrap_or_else(|| name.hostname());
+        Ok(Self { storage: Storage::of(doc)?, hostname, name, doc: doc.clone() })
+    }
+
+    fn clone_host(&self, selection: &mut Selection, host: &Path) -> Result<Vec<String>> {
+        let fill = |target: &OwnedFd| self.fill_from_host(selection, host, target);
+        self.carry_out(|| self.base(), fill)
+    }
+
+    /// An overlay gets the same snapshot, and a copy of what lies on it.
+    fn clone_container(&self, origin: &Origin) -> Result<Vec<String>> {
+        if (self.storage, Storage::of(&origin.doc)?) != (Storage::Overlay, Storage::Overlay) {
+            let source = tree_of(&origin.doc)?;
+            return self.carry_out(|| self.base(), |target| self.fill_from_container(origin, source, target));
+        }
+        let source = open_directory(&store::upper(&origin.name))?;
+        let base = || {
+            snapshot::share(&origin.name, &self.name)?;
+            make_root(&store::upper(&self.name))
+        };
+        self.carry_out(base, |target| self.fill_from_container(origin, source, target))
+    }
+
+    /// Makes the place of the tree and what the tree begins with, has it filled, and writes its manifest. Returns what
+    /// there is to say.
+    fn carry_out(
+        &self,
+        base: impl FnOnce() -> Result<OwnedFd>,
+        fill: impl FnOnce(&OwnedFd) -> Result<(Manifest, Vec<String>)>,
+    ) -> Result<Vec<String>> {
         // What is above the tree only root may pass: setuid programs in it are the container's (CVE-2021-41091).
         let place = store::container(&self.name);
         fs::DirBuilder::new()
@@ -137,15 +158,48 @@ impl Plan {
             .mode(0o700)
             .create(&place)
             .with_context(|| format!("cannot make {}", place.display()))?;
-        let label = self.label.as_deref().filter(|_| host::runs_selinux());
-        let (manifest, notes) = label::making("fscreate", label, || {
-            let target = make_root(&self.tree).with_context(|| format!("cannot make {}", self.tree.display()))?;
-            let filled = fill(&target)?;
-            self.identity(&target)?;
+        let label: Option<String> = self.doc.read("linux.mountLabel")?;
+        let label = label.filter(|_| host::runs_selinux() && self.storage.labels_files());
+        let (manifest, notes) = label::making("fscreate", label.as_deref(), || {
+            let base = base().with_context(|| format!("cannot make the tree of {}", self.name))?;
+            let filled = fill(&base)?;
+            self.identity(&self.complete(base)?)?;
             Ok(filled)
         })?;
         manifest.save(&self.name)?;
         Ok(notes)
+    }
+
+    /// What the content goes to: the tree, or what becomes the snapshot below it.
+    fn base(&self) -> Result<OwnedFd> {
+        match self.storage {
+            Storage::Directory => make_root(&store::tree(&self.name)),
+            Storage::Image { size } => {
+                image::make(&store::image(&self.name), size)?;
+                image::empty(storage::open(&self.doc)?)
+            }
+            Storage::Overlay => make_root(&snapshot::staged(&self.name)),
+        }
+    }
+
+    /// The tree, once its content is there.
+    fn complete(&self, base: OwnedFd) -> Result<OwnedFd> {
+        if self.storage == Storage::Directory {
+            return Ok(base);
+        }
+        // Where others may mount it: other runtimes, and an administrator who looks into it.
+        make_root(&store::tree(&self.name))?;
+        if self.storage != Storage::Overlay {
+            return Ok(base);
+        }
+        // What was cloned from an overlay has its snapshot already.
+        if store::lower(&self.name).symlink_metadata().is_err() {
+            snapshot::keep(&self.name)?;
+        }
+        for directory in [store::upper(&self.name), store::work(&self.name)] {
+            make_root(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        }
+        storage::open(&self.doc)
     }
 
     fn fill_from_host(
@@ -161,7 +215,12 @@ impl Plan {
     }
 
     /// All that the other one has, but for what says who it is.
-    fn fill_from_container(&self, origin: &Origin, target: &OwnedFd) -> Result<(Manifest, Vec<String>)> {
+    fn fill_from_container(
+        &self,
+        origin: &Origin,
+        source: OwnedFd,
+        target: &OwnedFd,
+    ) -> Result<(Manifest, Vec<String>)> {
         let judge = |path: &Path, entry: &Entry| {
             Ok(match entry {
                 _ if is_its_own(path) => Verdict::Leave,
@@ -171,7 +230,7 @@ impl Plan {
                 _ => Verdict::Copy,
             })
         };
-        let mut copier = Copier::new(origin.tree.try_clone()?, target.try_clone()?, judge);
+        let mut copier = Copier::new(source, target.try_clone()?, judge);
         copier.copy_all()?;
         Ok((origin.manifest.clone(), copier.notes))
     }
@@ -198,15 +257,15 @@ impl Plan {
             // The mode that a directory is made with is less the umask.
             chmodat(target, name, mode, rustix::fs::AtFlags::empty())
         };
-        let context = |name: &str| format!("cannot make {}", self.tree.join(name).display());
+        let context = |name: &str| format!("cannot make /{name} of {}", self.name);
         for (name, mode) in DIRECTORIES {
             make(name, mode).with_context(|| context(name))?;
         }
+        let mut links =
+            Copier::new(open_directory(host)?, target.try_clone()?, |_: &Path, _: &Entry| Ok(Verdict::Copy));
         for found in programs(host)? {
             match found {
-                Programs::Link { name, target: text } => {
-                    symlinkat(text, target, name).with_context(|| context(name))?
-                }
+                Programs::Link { name } => links.copy(&Path::new("/").join(name), Extent::Node)?,
                 Programs::Tree { name } => make(name, 0o755).with_context(|| context(name))?,
             }
         }
@@ -220,9 +279,14 @@ pub fn make_root(tree: &Path) -> Result<OwnedFd> {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
         _ => {}
     }
-    let tree = open(tree, TREE, Mode::empty())?;
+    let tree = open_directory(tree)?;
     rustix::fs::fchmod(&tree, Mode::from_raw_mode(0o755))?;
     Ok(tree)
+}
+
+/// Opens a directory of the store.
+pub fn open_directory(path: &Path) -> Result<OwnedFd> {
+    open(path, TREE, Mode::empty()).with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// A text of hosts(5) in which a host has another name.
@@ -261,17 +325,12 @@ fn write(tree: &OwnedFd, path: &str, mode: u32, content: &str) -> Result<()> {
     Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?)
 }
 
-/// Removes all that `name` has in the store. Nothing there is a success.
+/// Removes all that `name` has in the store, and the snapshots that nobody has any more. Nothing there is a success.
 pub fn remove(name: &Name) -> Result<()> {
     let place = store::container(name);
-    let parent = place.parent().unwrap_or(&place);
-    match open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-        Err(rustix::io::Errno::NOENT) => Ok(()),
-        parent => {
-            let parent = parent.with_context(|| format!("cannot remove {}", place.display()))?;
-            tool::all(tree::remove(parent, name.as_str().as_ref(), &place).into_iter().map(Err))
-        }
-    }
+    let snapshots = store::snapshots(name).unwrap_or_else(|_| place.with_file_name(".snapshots"));
+    let removed = tree::remove_at(&place);
+    tool::all([removed, snapshot::remove_unused(&snapshots)])
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use sbx::tree::{Id, Node, components, link};
 use std::collections::HashMap;
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -327,22 +327,29 @@ pub fn dress(source: &Node, target: impl AsFd) -> Result<()> {
 
 /// Copies the extended attributes, ACLs and file capabilities among them.
 fn attributes(source: &str, target: &str) -> Result<()> {
+    for (name, value) in attributes_of(source)? {
+        setxattr(target, &*name, &value, XattrFlags::empty())
+            .with_context(|| format!("attribute {}", name.to_string_lossy()))?;
+    }
+    Ok(())
+}
+
+/// The extended attributes of what a path leads to that a copy gets.
+pub fn attributes_of(source: &str) -> Result<Vec<(CString, Vec<u8>)>> {
     let mut names = Vec::with_capacity(match listxattr_query(source) {
-        Ok(0) | Err(Errno::NOTSUP) => return Ok(()),
+        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
         Ok(_) => XATTR_MAX,
         Err(error) => return Err(error.into()),
     });
     listxattr(source, spare_capacity(&mut names))?;
-    for name in names.split_inclusive(|b| *b == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok()) {
-        if !is_kept(name.to_bytes()) {
-            continue;
-        }
+    let names = names.split_inclusive(|b| *b == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok());
+    let value = |name: &CStr| {
         let mut value = Vec::with_capacity(XATTR_MAX);
         getxattr(source, name, spare_capacity(&mut value))
-            .and_then(|_| setxattr(target, name, &value, XattrFlags::empty()))
             .with_context(|| format!("attribute {}", name.to_string_lossy()))?;
-    }
-    Ok(())
+        Ok((name.to_owned(), value))
+    };
+    names.filter(|name| is_kept(name.to_bytes())).map(value).collect()
 }
 
 /// Of the attributes those that mean the same on the copy. The SELinux label is the container's own, EVM's

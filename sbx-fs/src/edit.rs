@@ -2,7 +2,8 @@
 
 use crate::extra::Extra;
 use anyhow::{Context, Result, bail};
-use sbx::{Document, store};
+use sbx::Document;
+use sbx::storage::Storage;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::ErrorKind;
@@ -89,7 +90,7 @@ const READ_ONLY: [&str; 6] = ["/proc/apm", "/proc/bus", "/proc/fs", "/proc/irq",
 #[derive(Debug, PartialEq, Eq)]
 pub enum Programs {
     /// A link, which the private tree gets too.
-    Link { name: &'static str, target: PathBuf },
+    Link { name: &'static str },
     /// A real directory, which is shared like /usr.
     Tree { name: &'static str },
 }
@@ -100,7 +101,7 @@ pub fn programs(host: &Path) -> Result<Vec<Programs>> {
     for name in PROGRAMS {
         let path = host.join(name);
         match fs::read_link(&path) {
-            Ok(target) => found.push(Programs::Link { name, target }),
+            Ok(_) => found.push(Programs::Link { name }),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             // Not a link.
             Err(error) if error.kind() == ErrorKind::InvalidInput && path.is_dir() => {
@@ -112,13 +113,40 @@ pub fn programs(host: &Path) -> Result<Vec<Programs>> {
     Ok(found)
 }
 
+/// What a layout is asked for.
+#[derive(Debug, Default)]
+pub struct Wish {
+    /// Mounts, beside those that every container has.
+    pub mounts: Vec<Extra>,
+    /// What the private tree is kept in.
+    pub store: Option<Storage>,
+}
+
+/// Fills in what the tree is kept in: of a tree that there is, only an image can change, and only grow.
+fn store(doc: &mut Document, wanted: Storage) -> Result<()> {
+    let has_tree = doc.get("sbx.clone").is_some();
+    match (Storage::of(doc)?, wanted) {
+        (now, wanted) if !has_tree || now == wanted => {}
+        (Storage::Image { size: now }, Storage::Image { size }) if now < size => {}
+        (Storage::Image { size }, Storage::Image { .. }) => bail!("sbx.store: an image of {size} bytes only grows"),
+        _ => bail!("sbx.store: what a tree is kept in cannot be changed"),
+    }
+    if wanted != Storage::of(doc)? {
+        doc.set("sbx.store", json!(wanted))?;
+    }
+    Ok(())
+}
+
 /// Fills in root, mounts, and the masked and read-only paths. Mounts of other destinations stay, after ours; those that
 /// are wished for, now or by an earlier layout, come last, and may take the place of one of our memory file systems.
-pub fn layout(doc: &mut Document, wishes: Vec<Extra>, host: &Path) -> Result<()> {
-    let tree = store::tree(&doc.name()?);
+pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
+    if let Some(wanted) = wish.store {
+        store(doc, wanted)?;
+    }
+    let tree = sbx::store::tree(&doc.name()?);
     let tree = tree.to_str().with_context(|| format!("{} is not UTF-8", tree.display()))?;
     let mut extras: Vec<Extra> = doc.read("sbx.mounts")?.unwrap_or_default();
-    for wish in wishes {
+    for wish in wish.mounts {
         extras.retain(|extra| extra.destination != wish.destination);
         extras.push(wish);
     }
@@ -226,6 +254,10 @@ mod tests {
         mounts.iter().map(|mount| (text(mount, "destination"), text(mount, "type"), options(mount))).collect()
     }
 
+    fn mounts_wished(mounts: Vec<Extra>) -> Wish {
+        Wish { mounts, store: None }
+    }
+
     fn shared(doc: &Document) -> Vec<String> {
         mounts(doc).into_iter().filter_map(|(path, kind, _)| (kind == "bind").then_some(path)).collect()
     }
@@ -237,7 +269,7 @@ mod tests {
             symlink(target, merged.path().join(name)).expect("link");
         }
         let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
-        layout(&mut doc, vec![], merged.path()).expect("layout");
+        layout(&mut doc, Wish::default(), merged.path()).expect("layout");
         assert_eq!(shared(&doc), ["/usr"]);
 
         let split = Scratch::new("split");
@@ -246,10 +278,10 @@ mod tests {
         }
         symlink("lib64", split.path().join("lib32")).expect("link");
         let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
-        layout(&mut doc, vec![], split.path()).expect("layout");
+        layout(&mut doc, Wish::default(), split.path()).expect("layout");
         assert_eq!(shared(&doc), ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/libx32"]);
         let found = programs(split.path()).expect("programs");
-        assert!(found.contains(&Programs::Link { name: "lib32", target: "lib64".into() }));
+        assert!(found.contains(&Programs::Link { name: "lib32" }));
     }
 
     #[test]
@@ -258,13 +290,13 @@ mod tests {
         let text = r#"{"sbx":{"name":"x"},"root":{"readonly":false},"mounts":[
             {"destination":"/srv/www","type":"bind","source":"/srv/www","x":1},{"destination":"/tmp/","type":"tmpfs"}]}"#;
         let mut doc = document(text);
-        layout(&mut doc, vec![], host.path()).expect("layout");
+        layout(&mut doc, Wish::default(), host.path()).expect("layout");
         let all: Vec<Value> = doc.require("mounts").expect("mounts");
         assert_eq!(all.len(), MOUNTS.len() + 2);
         assert_eq!(all.last().map(|mount| mount["x"].clone()), Some(json!(1)));
         assert_eq!(doc.get("root.readonly"), Some(&json!(false)));
         let mut again = doc.clone();
-        layout(&mut again, vec![], host.path()).expect("layout");
+        layout(&mut again, Wish::default(), host.path()).expect("layout");
         assert_eq!(again, doc);
     }
 
@@ -275,7 +307,7 @@ mod tests {
         let wish = |text: &str| text.parse::<Extra>().expect(text);
         let mut doc = document(r#"{"sbx":{"name":"x"},"linux":{"resources":{"memory":{"limit":134217728}}}}"#);
         let wishes = vec![wish("ram:/tmp=40M"), wish("host-bind:/srv=/none"), wish("host-bind:/srv=/data")];
-        layout(&mut doc, wishes, host.path()).expect("layout");
+        layout(&mut doc, mounts_wished(wishes), host.path()).expect("layout");
         let all = mounts(&doc);
         let tmp: Vec<_> = all.iter().filter(|(path, ..)| path == "/tmp").collect();
         assert_eq!(tmp.len(), 1);
@@ -286,13 +318,32 @@ mod tests {
         assert!(all.iter().filter_map(|(_, _, options)| size(options)).sum::<u64>() <= 64 << 10);
         assert_eq!(doc.get("sbx.mounts"), Some(&json!(["ram:/tmp=40M", "host-bind:/srv=/data"])));
         let mut again = doc.clone();
-        layout(&mut again, vec![], host.path()).expect("layout");
+        layout(&mut again, Wish::default(), host.path()).expect("layout");
         assert_eq!(again, doc);
-        let error = layout(&mut again, vec![wish("ram:/tmp=80M")], host.path()).expect_err("too large").to_string();
+        let error = layout(&mut again, mounts_wished(vec![wish("ram:/tmp=80M")]), host.path())
+            .expect_err("too large")
+            .to_string();
         assert!(error.contains("too small"), "{error}");
         let most = ["ram:/srv=9223372036854775807", "ram:/mnt=9223372036854775807"].map(wish).into();
-        assert!(layout(&mut again, most, host.path()).is_err());
-        assert!(layout(&mut again, vec![wish("host-bind:/mnt=/none")], host.path()).is_err());
+        assert!(layout(&mut again, mounts_wished(most), host.path()).is_err());
+        assert!(layout(&mut again, mounts_wished(vec![wish("host-bind:/mnt=/none")]), host.path()).is_err());
+    }
+
+    #[test]
+    fn of_a_tree_that_there_is_only_an_image_changes_and_only_grows() {
+        let kept = |text: &str, wanted: &str| {
+            let mut doc = document(&format!(r#"{{"sbx":{{"name":"x",{text}}}}}"#));
+            store(&mut doc, wanted.parse().expect(wanted)).map(|()| doc.get("sbx.store").cloned())
+        };
+        let image = |mib: u64| Some(json!({ "kind": "image", "size": mib << 20 }));
+        assert_eq!(kept(r#""x":1"#, "directory").expect("new"), None);
+        assert_eq!(kept(r#""x":1"#, "image:16M").expect("new"), image(16));
+        let tree = r#""store":{"kind":"image","size":16777216},"clone":{}"#;
+        assert_eq!(kept(tree, "image:17M").expect("grows"), image(24));
+        assert_eq!(kept(tree, "image:16M").expect("the same"), image(16));
+        for (text, wanted) in [(tree, "image:8M"), (tree, "overlay"), (r#""clone":{}"#, "image:8M")] {
+            assert!(kept(text, wanted).is_err(), "{text} {wanted}");
+        }
     }
 
     #[test]
@@ -300,7 +351,7 @@ mod tests {
         let host = Scratch::new("cgroup");
         for (names, expected) in [(r#"["a.service"]"#, "rw"), ("[]", "ro"), ("null", "ro")] {
             let mut doc = document(&format!(r#"{{"sbx":{{"name":"x","unit":{{"names":{names}}}}}}}"#));
-            layout(&mut doc, vec![], host.path()).expect("layout");
+            layout(&mut doc, Wish::default(), host.path()).expect("layout");
             let cgroup = mounts(&doc).into_iter().find(|(_, kind, _)| kind == "cgroup").expect("cgroup");
             assert_eq!(cgroup.2.last().map(String::as_str), Some(expected));
         }
@@ -329,7 +380,7 @@ mod tests {
             fs::create_dir_all(host.path().join("sys/devices/system/cpu").join(cpu)).expect("directory");
         }
         let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
-        layout(&mut doc, vec![], host.path()).expect("layout");
+        layout(&mut doc, Wish::default(), host.path()).expect("layout");
         let masked: Vec<String> = doc.require("linux.maskedPaths").expect("masked");
         assert_eq!(masked.len(), MASKED.len() + 2);
         assert!(masked.contains(&"/sys/devices/system/cpu/cpu1/thermal_throttle".to_owned()));

@@ -4,6 +4,7 @@ mod apply;
 mod copy;
 mod edit;
 mod extra;
+mod image;
 mod manifest;
 mod mount;
 mod packages;
@@ -12,6 +13,7 @@ mod resize;
 mod scratch;
 mod secrets;
 mod select;
+mod snapshot;
 mod tree;
 mod upgrade;
 mod writers;
@@ -24,7 +26,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 sbx-fs: the file system of a container: what it shares with the host, what is its own, and how it is mounted
 
-usage: sbx-fs layout [--name NAME] [--mount MOUNT]           document in, document out
+usage: sbx-fs layout [--name NAME] [OPTION...]               document in, document out
        sbx-fs clone [--name NAME] [--dry-run] [OPTION...]   document in, document out
        sbx-fs mount [--name NAME] [--dry-run]               document in, document out
        sbx-fs resize [--name NAME] [--dry-run]              document in, document out
@@ -36,7 +38,8 @@ layout  fills in root, mounts, linux.maskedPaths and linux.readonlyPaths
 clone   makes the private tree: /etc as the host's, without its secrets and identity; /var with the
         directories of the packages that own the units; /root, /home and /srv empty; fills in sbx.clone
 mount   builds the file system in the namespaces of the running container
-resize  gives the memory file systems of the running container the sizes that mounts says
+resize  gives the memory file systems of the running container the sizes that mounts says, and its
+        image the size that sbx.store says
 upgrade takes what has changed on the host since the clone, or the last upgrade, into the private
         tree of NAME, and prints it as JSON; what was edited there stays as it is, with the host's
         version beside it as FILE.sbx-new
@@ -46,6 +49,9 @@ remove  removes the private tree of NAME
   --name NAME     start a document instead of reading one
   --dry-run       check, print the document, and touch nothing
   --mount MOUNT   host-bind:DESTINATION=SOURCE[,ro] or ram:DESTINATION=SIZE; may be repeated
+  --store STORE   what the private tree is kept in: a directory, as it is without this; image:SIZE,
+                  a file system in a file; overlay, over a snapshot that is shared by all that
+                  begin alike
   --from NAME     clone the tree of this container instead of the host's
   --copy          clone the content of the packages' directories too
   --force         copy files even while they are being written, as a running database does
@@ -73,14 +79,15 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
 
 fn layout(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::edit();
-    let mut wishes = Vec::new();
+    let mut wish = edit::Wish::default();
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
-            "mount" => wishes.push(tool::value(options)?),
+            "mount" => wish.mounts.push(tool::value(options)?),
+            "store" => wish.store = Some(tool::value(options)?),
             _ => filter.take(arg, options)?,
         }
     }
-    filter.run(|doc, _| edit::layout(doc, wishes, "/".as_ref()))
+    filter.run(|doc, _| edit::layout(doc, wish, "/".as_ref()))
 }
 
 fn upgrade(options: &mut Parser) -> Result<()> {

@@ -65,7 +65,7 @@ impl State {
 }
 
 /// Of the first `size` bytes of a file, which may be growing.
-fn digest(file: File, size: u64) -> io::Result<String> {
+pub fn digest(file: File, size: u64) -> io::Result<String> {
     let mut digest = Sha256::new();
     let mut file = BufReader::with_capacity(128 << 10, file.take(size));
     loop {
@@ -77,11 +77,15 @@ fn digest(file: File, size: u64) -> io::Result<String> {
         let length = block.len();
         file.consume(length);
     }
-    Ok(digest.finalize().iter().fold(String::new(), |mut text, byte| {
+    Ok(hexadecimal(&digest.finalize()))
+}
+
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string does not fail.
         let _ = write!(text, "{byte:02x}");
         text
-    }))
+    })
 }
 
 /// The entries of a tree by their absolute paths in it, a directory before what is in it.

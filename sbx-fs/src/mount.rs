@@ -19,7 +19,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, makedev, open
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use sbx::process::{Live, Recorded};
-use sbx::{Document, host, namespace, sys};
+use sbx::{Document, host, namespace, storage, sys};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 
@@ -29,7 +29,7 @@ pub fn mount(doc: &Document, act: bool) -> Result<()> {
     let procfs = Procfs::open()?;
     let host = Host::new(&procfs.mounts()?, host::runs_selinux());
     let plan = Plan::of(doc, &host)?;
-    let opened = Opened::open(&plan)?;
+    let opened = Opened::open(doc, &plan)?;
     if !act {
         return Ok(());
     }
@@ -58,9 +58,12 @@ enum Content<'a> {
 }
 
 impl<'a> Opened<'a> {
-    fn open(plan: &'a Plan) -> Result<Self> {
-        let root = bind(&plan.root, ResolveFlags::empty())
-            .with_context(|| format!("cannot open the root {}", plan.root.path.display()))?;
+    fn open(doc: &Document, plan: &'a Plan) -> Result<Self> {
+        let open = || match storage::mount(doc)? {
+            Some(root) => plan.root.attributes.apply(&root).map(|()| root),
+            None => bind(&plan.root, ResolveFlags::empty()),
+        };
+        let root = open().with_context(|| format!("cannot open the root {}", plan.root.path.display()))?;
         let content = |mount: &'a Mount| {
             match &mount.source {
                 Source::Bind(source) => {

@@ -1,4 +1,4 @@
-//! Gives the memory file systems of a running container other sizes.
+//! Gives the file systems of a running container other sizes.
 
 use crate::extra::Extra;
 use anyhow::{Context, Result};
@@ -6,7 +6,7 @@ use nix::sched::CloneFlags;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fsconfig_set_string, fspick};
 use sbx::process::Recorded;
-use sbx::{Document, namespace};
+use sbx::{Document, namespace, storage};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ struct Mount {
     options: Vec<String>,
 }
 
-/// Sets the sizes of `mounts` on what is mounted. One that holds more than its new size is an error. Those that were
+/// Grows the image, and sets the sizes of `mounts` on what is mounted. One that holds more than its new size is an error. Those that were
 /// wished for have the size that was wished for.
 pub fn resize(doc: &Document, act: bool) -> Result<()> {
     let name = doc.name()?;
@@ -30,6 +30,7 @@ pub fn resize(doc: &Document, act: bool) -> Result<()> {
     if !act {
         return Ok(());
     }
+    storage::grow(doc)?;
     let holder: Recorded = doc.require("sbx.state.holder")?;
     let holder = holder.open()?.with_context(|| format!("container {name} is not running"))?;
     // From here on "/" is the container's.

@@ -1,12 +1,25 @@
 //! How a directory tree goes.
 
-use anyhow::{Result, anyhow, bail};
-use rustix::fs::{AtFlags, unlinkat};
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
 use rustix::io::Errno;
+use sbx::tool;
 use sbx::tree::{Id, Node};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+
+/// Removes what is at `path`, with all that is below it. Nothing there is a success.
+pub fn remove_at(path: &Path) -> Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { bail!("bad path {}", path.display()) };
+    match open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        dir => {
+            let dir = dir.with_context(|| format!("cannot remove {}", path.display()))?;
+            tool::all(remove(dir, name, path).into_iter().map(Err))
+        }
+    }
+}
 
 /// Removes `name` in the directory `dir`, with all that is below it. Goes on past errors; `path` is for their text.
 pub fn remove(dir: OwnedFd, name: &OsStr, path: &Path) -> Vec<anyhow::Error> {

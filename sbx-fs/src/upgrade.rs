@@ -1,14 +1,15 @@
 //! Takes what has changed on the host into a private tree, three ways: what the clone was given (the manifest), what
 //! it would be given now, and what the container has made of it.
 
-use crate::apply::{make_root, tree_of};
+use crate::apply::{TREE, open_directory, tree_of};
 use crate::copy::{self, Extent};
 use crate::manifest::{Kind, Manifest, State};
 use crate::select::{Selection, Wish};
 use crate::tree;
 use anyhow::{Context, Error, Result};
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, open, renameat, renameat_with, syncfs, unlinkat};
+use rustix::fs::{AtFlags, Mode, RenameFlags, openat, renameat, renameat_with, syncfs, unlinkat};
 use rustix::io::Errno;
+use sbx::storage::Storage;
 use sbx::tree::Node;
 use sbx::{Name, host, inner, label, store, tool};
 use serde_json::{Value, json};
@@ -18,9 +19,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Where the host's state is cloned to before it is compared, beside the tree, so that a file gets from one into the
-/// other by its name alone.
-const STAGED: &str = "upgrade";
+/// Where the host's state is cloned to before it is compared: on the file system of the tree, and beside it if that has
+/// other things too, so that a file gets from one into the other by its name alone.
+const STAGED: &str = ".sbx-upgrade";
 
 /// A directory that has no name yet, in the staged tree.
 const UNNAMED: &str = ".new";
@@ -48,11 +49,17 @@ pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
     let tree = tree_of(&doc)?;
     let base = Manifest::load(name)?;
     let mut selection = Selection::of(&doc, &Wish::default(), "/".as_ref())?;
-    let label: Option<String> = doc.read("linux.mountLabel")?.filter(|_| host::runs_selinux());
-    unstage(name)?;
+    let storage = Storage::of(&doc)?;
+    let label: Option<String> =
+        doc.read("linux.mountLabel")?.filter(|_| host::runs_selinux() && storage.labels_files());
+    let staging = match storage {
+        Storage::Directory => open_directory(&store::container(name))?,
+        // On the file system of the tree itself; root inside may do there what he may do with the tree.
+        Storage::Image { .. } | Storage::Overlay => tree.try_clone()?,
+    };
+    unstage(&staging)?;
     let upgraded = label::making("fscreate", label.as_deref(), || {
-        let place = store::container(name).join(STAGED);
-        let staged = make_root(&place).with_context(|| format!("cannot make {}", place.display()))?;
+        let staged = stage(&staging).with_context(|| format!("cannot make {STAGED} of {name}"))?;
         selection.copy("/".as_ref(), &staged, Extent::Node)?;
         let host = Manifest::of(&staged, &selection.nodes(), |_, _| true)?;
         let ours = Manifest::compared(&tree, &selection.nodes(), &[&base, &host])?;
@@ -63,7 +70,7 @@ pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
         }
         Ok((changes, host))
     });
-    let unstaged = unstage(name);
+    let unstaged = unstage(&staging);
     let (changes, host) = upgraded?;
     unstaged?;
     if act && host != base {
@@ -72,12 +79,15 @@ pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
     Ok(format!("{}\n", told(&changes)).into_bytes())
 }
 
+fn stage(staging: &OwnedFd) -> Result<OwnedFd> {
+    let (staged, _) = copy::directory(&Node::of(staging.try_clone()?)?, STAGED.as_ref())?;
+    Ok(openat(staged, ".", TREE, Mode::empty())?)
+}
+
 /// Removes what this upgrade, or one that was cut short, has staged.
-fn unstage(name: &Name) -> Result<()> {
-    let place = store::container(name);
-    let parent = open(&place, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .with_context(|| format!("cannot open {}", place.display()))?;
-    tool::all(tree::remove(parent, STAGED.as_ref(), &place.join(STAGED)).into_iter().map(Err))
+fn unstage(staging: &OwnedFd) -> Result<()> {
+    let staging = staging.try_clone()?;
+    tool::all(tree::remove(staging, STAGED.as_ref(), Path::new(STAGED)).into_iter().map(Err))
 }
 
 /// What becomes of one entry, of which each side has a state or none. Nothing, where the host has not changed it, or

@@ -4,8 +4,9 @@ use crate::edit::Types;
 use crate::files::Tree;
 use crate::level::{Level, Range};
 use crate::reserved;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use sbx::claim::Claims;
+use sbx::storage::Storage;
 use sbx::{Document, Name, store, tool};
 use selinux::{KernelSupport, SecurityContext};
 use serde_json::json;
@@ -67,14 +68,12 @@ pub fn relabel(doc: &Document, act: bool) -> Result<()> {
         tool::note("sbx-label", &format!("SELinux is off: the label of {name} has no effect"));
         return Ok(());
     }
-    let tree = store::tree_of(doc)?;
     let label = known(&label)?;
-    match Tree::at(&tree)? {
-        Some(tree) => tree.change(act, |found| (found != Some(&label)).then_some(&*label)),
-        // A dry run of clone has made none.
-        None if !act => Ok(()),
-        None => bail!("there is no {}", tree.display()),
+    if !Storage::of(doc)?.labels_files() || !act && !store::container(&name).exists() {
+        // Or a dry run of clone has made none.
+        return Ok(());
     }
+    Tree::of(doc)?.change(act, |found| (found != Some(&label)).then_some(&*label))
 }
 
 /// The files whose label is not the one that the definition of `name` has for them, as a JSON array: what relabel
@@ -82,11 +81,10 @@ pub fn relabel(doc: &Document, act: bool) -> Result<()> {
 pub fn check(name: &Name) -> Result<Vec<u8>> {
     let doc = store::load(name)?;
     let mut drift = Vec::new();
-    if let Some(label) = doc.read::<String>("linux.mountLabel")? {
+    let label: Option<String> = doc.read("linux.mountLabel")?;
+    if let Some(label) = label.filter(|_| Storage::of(&doc).is_ok_and(Storage::labels_files)) {
         let label = if is_enabled() { known(&label)? } else { label };
-        let path = store::tree_of(&doc)?;
-        let tree = Tree::at(&path)?.with_context(|| format!("there is no {}", path.display()))?;
-        tree.each(|_, path, found| {
+        Tree::of(&doc)?.each(|_, path, found| {
             if found != Some(&label) {
                 drift.push(json!({ "path": path.to_string_lossy(), "label": found }));
             }

@@ -8,8 +8,10 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, Mode, OFlags, XattrFlags, getxattr, openat, setxattr};
 use rustix::io::Errno;
 use sbx::tree::{Id, Node, link, walk};
+use sbx::{Document, storage, store};
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// Where a file has its label (xattr(7)).
@@ -48,16 +50,29 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// The tree of a document.
+    pub fn of(doc: &Document) -> Result<Self> {
+        let path = store::tree_of(doc)?;
+        Self::private(storage::open(doc)?, &path)
+    }
+
     /// The tree at `path`, if there is one. What leads to it is the administrator's, and may be a link.
     pub fn at(path: &Path) -> Result<Option<Self>> {
-        let failed = || format!("cannot open {}", path.display());
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = match openat(CWD, path, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(None),
-            root => root.map_err(Into::into).and_then(Node::of).with_context(failed)?,
-        };
+        match openat(CWD, path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => Ok(None),
+            root => {
+                let root = root.with_context(|| format!("cannot open {}", path.display()))?;
+                Self::private(root, path).map(Some)
+            }
+        }
+    }
+
+    fn private(root: OwnedFd, path: &Path) -> Result<Self> {
+        let failed = || format!("cannot open {}", path.display());
+        let root = Node::of(root).with_context(failed)?;
         ensure!(is_private(&root).with_context(failed)?, "{} is a directory of the host", path.display());
-        Ok(Some(Self { path: path.to_owned(), root }))
+        Ok(Self { path: path.to_owned(), root })
     }
 
     /// Gives every file the label that `wanted` has for the one that it has, if any. If `act` is not set, or if

@@ -7,7 +7,7 @@ use crate::unit::{self, LASTING, VOLATILE};
 use crate::{group, journal};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FlockOperation, RenameFlags, flock};
-use sbx::{Document, Name, host, inner, store, tool};
+use sbx::{Document, Name, host, inner, storage, store, tool};
 use std::env;
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -57,16 +57,16 @@ pub fn write(doc: &Document, scripts: Option<PathBuf>, act: bool) -> Result<()> 
     let unit = Inner::Text(files::host_unit(&name, doc, &self::scripts(scripts)?)?);
     let directory = store::unit_dir();
     let path = directory.join(name.unit());
-    let root = if files.is_empty() { None } else { Some(doc.require::<PathBuf>("root.path")?) };
     let owner = owner(&path, (MARK, name.as_str()))?;
     ensure!(owner != Owner::Another, "{} is not the unit of container {name}: it stays as it is", path.display());
     names.iter().try_for_each(|unit| group::check(&directory, unit))?;
     if !act {
         return Ok(());
     }
-    if let Some(root) = root {
+    if !files.is_empty() {
+        let root = storage::open(doc)?;
         place::write_inner(&root, &files)?;
-        journal::link(&name, &store::journal_dir())?;
+        journal::link(doc, &root, &store::journal_dir())?;
     }
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let lock = lock(&directory)?;

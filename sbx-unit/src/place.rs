@@ -40,12 +40,11 @@ pub fn owner(path: &Path, (mark, value): (&str, &str)) -> Result<Owner> {
 }
 
 /// Writes beneath the container's root, which is the container's own when it is written again: no link is followed.
-pub fn write_inner(root: &Path, inner: &[(String, Inner)]) -> Result<()> {
-    let top = open(root).with_context(|| format!("cannot open the container's root {}", root.display()))?;
+pub fn write_inner(root: &OwnedFd, inner: &[(String, Inner)]) -> Result<()> {
     for (path, file) in inner {
-        let failed = || format!("cannot write {path} beneath {}", root.display());
+        let failed = || format!("cannot write {path} beneath the container's root");
         let (directories, name) = path.rsplit_once('/').with_context(failed)?;
-        let mut directory = top.try_clone().with_context(failed)?;
+        let mut directory = root.try_clone().with_context(failed)?;
         for component in directories.split('/') {
             directory = beneath(&directory, component).with_context(failed)?;
         }
@@ -155,14 +154,16 @@ mod tests {
         fs::create_dir(root.join("etc/systemd/system")).expect("mkdir");
         symlink(outside.join("file"), root.join("etc/systemd/system/x")).expect("symlink");
         symlink(outside.join("file"), root.join("etc/systemd/system/.x.new")).expect("symlink");
-        write_inner(&root, &files).expect("write");
+        write_inner(&open(&root).expect("root"), &files).expect("write");
         assert_eq!(fs::read_to_string(root.join("etc/systemd/system/x")).expect("read"), "new");
         assert_eq!(fs::read_link(root.join("etc/y")).expect("link"), Path::new("/dev/null"));
         // A link in the place of a directory is refused.
         fs::remove_dir_all(root.join("etc/systemd/system")).expect("rm");
         symlink(&outside, root.join("etc/systemd/system")).expect("symlink");
-        assert!(write_inner(&root, &files).is_err());
-        assert!(write_inner(&root, &[("etc/systemd/system".to_owned(), Inner::Directory)]).is_err());
+        assert!(write_inner(&open(&root).expect("root"), &files).is_err());
+        assert!(
+            write_inner(&open(&root).expect("root"), &[("etc/systemd/system".to_owned(), Inner::Directory)]).is_err()
+        );
         assert_eq!(fs::read_dir(&outside).expect("read").count(), 1);
         assert_eq!(fs::read_to_string(outside.join("file")).expect("read"), "old");
         fs::remove_dir_all(&directory).expect("rm");

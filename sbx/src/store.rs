@@ -61,6 +61,32 @@ pub fn tree(name: &Name) -> PathBuf {
     container(name).join("root")
 }
 
+/// The image file of a container whose tree is kept in one.
+pub fn image(name: &Name) -> PathBuf {
+    container(name).join("root.img")
+}
+
+/// The snapshots that overlays lie on, each under the digest of all that is in it: beside the containers that there are
+/// at one place, so that a tree becomes one by its name alone. No container's name begins with a dot.
+pub fn snapshots(name: &Name) -> io::Result<PathBuf> {
+    Ok(fs::canonicalize(container(name))?.with_file_name(".snapshots"))
+}
+
+/// The link to the snapshot under a container's overlay.
+pub fn lower(name: &Name) -> PathBuf {
+    container(name).join("lower")
+}
+
+/// What a container's overlay has that its snapshot has not.
+pub fn upper(name: &Name) -> PathBuf {
+    container(name).join("upper")
+}
+
+/// What the kernel needs beside it.
+pub fn work(name: &Name) -> PathBuf {
+    container(name).join("work")
+}
+
 /// What of the host was cloned into a container's private tree.
 pub fn manifest(name: &Name) -> PathBuf {
     container(name).join("manifest")

@@ -69,6 +69,59 @@ pub fn mount_setattr(mount: impl AsFd, recursive: bool, set: u64, clear: u64, pr
     Ok(())
 }
 
+/// The number of a loop device that is free, for now (`LOOP_CTL_GET_FREE` of loop(4)).
+pub fn loop_get_free(control: impl AsFd) -> Result<libc::c_long> {
+    const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4c82;
+    // SAFETY: takes no argument and touches no memory.
+    checked(unsafe { libc::syscall(libc::SYS_ioctl, control.as_fd().as_raw_fd(), LOOP_CTL_GET_FREE) })
+}
+
+/// Makes a loop device of a file, until nobody has it open or mounted (`LOOP_CONFIGURE`, Linux 5.8).
+pub fn loop_configure(device: impl AsFd, file: impl AsFd, read_only: bool) -> Result<()> {
+    const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
+    const LO_FLAGS_READ_ONLY: u32 = 1;
+    const LO_FLAGS_AUTOCLEAR: u32 = 4;
+    /// What of `struct loop_config` of linux/loop.h matters; the rest means "as usual" if it is zero.
+    #[repr(C)]
+    struct Config {
+        fd: u32,
+        block_size: u32,
+        before_flags: [u32; 13],
+        flags: u32,
+        after_flags: [u64; 30],
+    }
+    const { assert!(size_of::<Config>() == 304 && std::mem::offset_of!(Config, flags) == 60) };
+    let config = Config {
+        fd: file.as_fd().as_raw_fd() as u32,
+        block_size: 0,
+        before_flags: [0; 13],
+        flags: LO_FLAGS_AUTOCLEAR | if read_only { LO_FLAGS_READ_ONLY } else { 0 },
+        after_flags: [0; 30],
+    };
+    // SAFETY: `config` is as long as the kernel's struct, outlives the call, and is only read.
+    checked(unsafe { libc::syscall(libc::SYS_ioctl, device.as_fd().as_raw_fd(), LOOP_CONFIGURE, &raw const config) })?;
+    Ok(())
+}
+
+/// Gives a loop device the size that its file has by now (`LOOP_SET_CAPACITY` of loop(4)).
+pub fn loop_set_capacity(device: impl AsFd) -> Result<()> {
+    const LOOP_SET_CAPACITY: libc::c_ulong = 0x4c07;
+    // SAFETY: takes no argument and touches no memory.
+    checked(unsafe { libc::syscall(libc::SYS_ioctl, device.as_fd().as_raw_fd(), LOOP_SET_CAPACITY) })?;
+    Ok(())
+}
+
+/// Grows a mounted ext4 file system, of which `root` is a directory, to so many blocks (`EXT4_IOC_RESIZE_FS` of the
+/// kernel's fs/ext4/ext4.h).
+pub fn ext4_resize(root: impl AsFd, blocks: u64) -> Result<()> {
+    const EXT4_IOC_RESIZE_FS: libc::c_ulong = 0x4008_6610;
+    // SAFETY: the kernel reads a number of 64 bits, which outlives the call.
+    checked(unsafe {
+        libc::syscall(libc::SYS_ioctl, root.as_fd().as_raw_fd(), EXT4_IOC_RESIZE_FS, &raw const blocks)
+    })?;
+    Ok(())
+}
+
 /// Installs one seccomp filter for this thread (seccomp(2)). Needs no_new_privs or CAP_SYS_ADMIN.
 pub fn seccomp(program: &[seccompiler::sock_filter]) -> Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| Error::from_raw_os_error(libc::E2BIG))?;

@@ -1,13 +1,11 @@
 //! File systems of the kernel's, which come from nowhere on the host.
 
 use super::plan::Attributes;
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, XattrFlags, fsetxattr, openat};
-use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
-};
+use sbx::mount::{self, Parameter};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 /// The file systems that a container may have, and how each takes an SELinux label.
 const KINDS: [(&str, Labelling); 7] = [
@@ -35,7 +33,7 @@ enum Labelling {
 pub struct FileSystem {
     pub kind: &'static str,
     pub attributes: Attributes,
-    parameters: Vec<(String, Option<String>)>,
+    parameters: Vec<Parameter>,
     root_label: Option<String>,
 }
 
@@ -55,26 +53,14 @@ impl FileSystem {
         Ok(Self { kind, attributes, parameters, root_label: label_for(Labelling::Root) })
     }
 
-    /// A context with all parameters, which the kernel has understood. It belongs to the namespaces in which this is
-    /// called, and shows their processes, interfaces or cgroups.
+    /// A context with all parameters, which the kernel has understood: [`mount::configure`].
     pub fn configure(&self) -> Result<OwnedFd> {
-        let context = fsopen(self.kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-        fsconfig_set_string(&context, "source", self.kind).map_err(|error| explain(&context, error))?;
-        for (key, value) in &self.parameters {
-            match value {
-                Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
-                None => fsconfig_set_flag(&context, key.as_str()),
-            }
-            .map_err(|error| explain(&context, error))?;
-        }
-        Ok(context)
+        mount::configure(self.kind, Path::new(self.kind), &self.parameters)
     }
 
     /// Makes it: a mount that is attached nowhere yet, and has no attributes yet.
     pub fn make(&self) -> Result<OwnedFd> {
-        let context = self.configure()?;
-        fsconfig_create(&context).map_err(|error| explain(&context, error))?;
-        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let mount = mount::create(&self.configure()?)?;
         if let Some(label) = &self.root_label {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             openat(&mount, ".", flags, Mode::empty())
@@ -82,15 +68,5 @@ impl FileSystem {
                 .with_context(|| format!("cannot label it {label}"))?;
         }
         Ok(mount)
-    }
-}
-
-/// What the kernel says of a failure: a line such as `e tmpfs: Unknown parameter 'x'`, or else the number.
-fn explain(context: &OwnedFd, error: Errno) -> Error {
-    let mut line = [0; 256];
-    let length = rustix::io::read(context, &mut line).unwrap_or_default();
-    match line.get(2..length) {
-        Some(text) => anyhow!("{}", String::from_utf8_lossy(text).trim_end()),
-        None => error.into(),
     }
 }

@@ -1,0 +1,73 @@
+//! File systems that are mounted by descriptor (fsopen(2), Linux 5.2), and attached nowhere yet.
+
+use crate::sys;
+use anyhow::{Context, Error, Result, anyhow};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// A key, and a value if it is not a flag.
+pub type Parameter = (String, Option<String>);
+
+/// How often another free loop device is asked for, where somebody else was quicker.
+const TRIES: usize = 64;
+
+/// A context for a file system of `kind`, with parameters that the kernel has understood. It belongs to the namespaces
+/// in which this is called, and shows their processes, interfaces or cgroups.
+pub fn configure(kind: &str, source: &Path, parameters: &[Parameter]) -> Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let told = |set: rustix::io::Result<()>| set.map_err(|error| explain(&context, error));
+    told(fsconfig_set_string(&context, "source", source))?;
+    for (key, value) in parameters {
+        told(match value {
+            Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
+            None => fsconfig_set_flag(&context, key.as_str()),
+        })?;
+    }
+    Ok(context)
+}
+
+/// Makes the file system: a mount without attributes.
+pub fn create(context: &OwnedFd) -> Result<OwnedFd> {
+    fsconfig_create(context).map_err(|error| explain(context, error))?;
+    Ok(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
+
+/// Both in one.
+pub fn new(kind: &str, source: &Path, parameters: &[Parameter]) -> Result<OwnedFd> {
+    create(&configure(kind, source, parameters)?)
+}
+
+/// What the kernel says of a failure: a line such as `e tmpfs: Unknown parameter 'x'`, or else the number.
+fn explain(context: &OwnedFd, error: Errno) -> Error {
+    let mut line = [0; 256];
+    let length = rustix::io::read(context, &mut line).unwrap_or_default();
+    match line.get(2..length) {
+        Some(text) => anyhow!("{}", String::from_utf8_lossy(text).trim_end()),
+        None => error.into(),
+    }
+}
+
+/// A block device of a file's content (loop(4)): its path, and what keeps it until it is mounted. When nobody has it
+/// any more the kernel takes it back, and only then lets go of `file`.
+pub fn loop_device(file: &File, read_only: bool) -> Result<(PathBuf, File)> {
+    let control = File::options().read(true).write(true).open("/dev/loop-control");
+    let control = control.context("cannot open /dev/loop-control")?;
+    for _ in 0..TRIES {
+        let path = PathBuf::from(format!("/dev/loop{}", sys::loop_get_free(&control)?));
+        let device = File::options().read(true).write(!read_only).open(&path);
+        let device = device.with_context(|| format!("cannot open {}", path.display()))?;
+        match sys::loop_configure(&device, file, read_only) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => {}
+            configured => {
+                configured.with_context(|| format!("cannot set up {}", path.display()))?;
+                return Ok((path, device));
+            }
+        }
+    }
+    Err(anyhow!("no loop device is free"))
+}
