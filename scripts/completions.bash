@@ -30,6 +30,7 @@ declare -gA _sbx_takes=(
     [sbx-cg remove]='NAME'
 
     [sbx-fs]='--help --version'
+    [sbx-fs base]='--name=NAME DIRECTORY'
     [sbx-fs layout]='--name=NAME --mount=ANY --store=ANY'
     [sbx-fs clone]='--name=NAME --dry-run --from=NAME --copy --force --package=ANY --secret=FILE'
     [sbx-fs mount]='--name=NAME --dry-run'
@@ -45,6 +46,7 @@ declare -gA _sbx_takes=(
 
     [sbx-unit]='--help --version'
     [sbx-unit read]='--name=NAME UNIT'
+    [sbx-unit init]='--name=NAME'
     [sbx-unit command]='--name=NAME --user=USER'
     [sbx-unit write]='--name=NAME --dry-run --scripts=DIRECTORY'
     [sbx-unit remove]='NAME'
@@ -57,7 +59,7 @@ declare -gA _sbx_takes=(
 
     [virt-sandbox-service]='-c=ANY --connect=ANY -h --help --version'
     [virt-sandbox-service create]='-u=UNIT --unitfile=UNIT -C --copy --force -P=ANY --package=ANY --secret=FILE
-        -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
+        -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY --root=DIRECTORY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
     [virt-sandbox-service clone]='--force -h --help NAME'
     [virt-sandbox-service start]='-h --help NAME'
     [virt-sandbox-service stop]='-h --help NAME'
@@ -114,10 +116,12 @@ _sbx() { # COMMAND WORD PREVIOUS
             done
         fi
     fi
-    [[ $kind != @(FILE|DIRECTORY) ]] || compopt -o filenames
     case $word in
     -*) mapfile -t COMPREPLY < <(compgen -W "${options[*]}" -- "$word") ;;
-    *) mapfile -t COMPREPLY < <(compgen -W "${verbs[*]}" -- "$word"; _sbx_values "$kind" "$word") ;;
+    *)
+        [[ $kind != @(FILE|DIRECTORY) ]] || compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -W "${verbs[*]}" -- "$word"; _sbx_values "$kind" "$word")
+        ;;
     esac
 }
 complete -F _sbx virt-sandbox-service sbx-{label,ns,cg,fs,net,unit,exec}

@@ -10,6 +10,7 @@ mod examples;
 mod install;
 mod limits;
 mod refusals;
+mod roots;
 mod service;
 mod services;
 mod stores;

@@ -37,9 +37,11 @@ pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
         return notify(holder);
     }
     let units: Vec<String> = doc.read("sbx.unit.names")?.unwrap_or_default();
-    if !units.is_empty() {
-        ensure!(!wait, "--wait: the status of a unit's container cannot be had");
-        boot_units(running, &name, &units, timeout)?;
+    let init: Option<String> = doc.read("sbx.unit.init")?;
+    if !units.is_empty() || init.is_some() {
+        ensure!(!wait, "--wait: the status of an init cannot be had");
+        let says_when_ready = init.as_deref() != Some("other");
+        boot_init(running, &name, &units, says_when_ready.then_some(timeout))?;
         return announce(&name, holder);
     }
     let signals = wait.then(Forwarder::new).transpose()?;
@@ -60,12 +62,11 @@ pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
     }
 }
 
-/// Has the holder become the init of the units, and waits until they are active.
-fn boot_units(running: &Running, name: &Name, units: &[String], timeout: Duration) -> Result<()> {
-    let holder = &running.holder;
-    let deadline = Instant::now() + timeout;
-    let ready = Readiness::bind(running)?;
-    let doc = running.with_env([format!("NOTIFY_SOCKET={READINESS}")])?;
+/// Has the holder become an init, and waits until that is ready, if it says so at all, and its units are active.
+fn boot_init(running: &Running, name: &Name, units: &[String], timeout: Option<Duration>) -> Result<()> {
+    let begin = Instant::now();
+    let ready = timeout.map(|_| Readiness::bind(running)).transpose()?;
+    let doc = running.with_env(ready.iter().map(|_| format!("NOTIFY_SOCKET={READINESS}")))?;
     // An init has a journal, and no business with the streams of whoever started it.
     let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
     let mut connection = Connection::open(name)?;
@@ -74,7 +75,9 @@ fn boot_units(running: &Running, name: &Name, units: &[String], timeout: Duratio
     if let Some(Event::Failed(status)) = connection.event()? {
         return Err(failed(status, false));
     }
-    let in_time = ready.wait(holder, deadline).with_context(|| format!("{name} is not ready"))?;
+    let (Some(ready), Some(timeout)) = (ready, timeout) else { return Ok(()) };
+    let deadline = begin + timeout;
+    let in_time = ready.wait(&running.holder, deadline).with_context(|| format!("{name} is not ready"))?;
     // Those that keep an init from getting ready are told by name too.
     check(running, units, deadline.max(Instant::now() + CHECK_TIME))?;
     ensure!(in_time, "{name} is not ready after {} s", timeout.as_secs());

@@ -17,7 +17,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The directories of a private tree that are not copied, with their modes: mount points, and what begins empty.
 const DIRECTORIES: [(&str, u32); 12] = [
@@ -77,6 +77,15 @@ pub fn clone(doc: &mut Document, wish: &Wish, host: &Path, act: bool) -> Result<
         doc.set("sbx.clone.from", source.as_str())?;
         return if act { plan.clone_container(&origin) } else { Ok(Vec::new()) };
     }
+    if let Some(base) = doc.read::<PathBuf>("sbx.base")? {
+        let is_all = wish.packages.is_empty() && wish.secrets.is_empty();
+        ensure!(is_all, "a root of its own is cloned whole: packages and secrets are of the host's");
+        if !wish.force {
+            writers::refuse(open_directory(&base)?, &["/".as_ref()], is_its_own)?;
+        }
+        doc.set("sbx.clone.copy", true)?;
+        return if act { plan.clone_base(&base) } else { Ok(Vec::new()) };
+    }
     let mut selection = Selection::of(doc, wish, host)?;
     selection.record(doc)?;
     if !wish.force {
@@ -127,6 +136,20 @@ impl Plan {
 
     fn clone_host(&self, selection: &mut Selection, host: &Path) -> Result<Vec<String>> {
         let fill = |target: &OwnedFd| self.fill_from_host(selection, host, target);
+        self.carry_out(|| self.base(), fill)
+    }
+
+    fn clone_base(&self, base: &Path) -> Result<Vec<String>> {
+        let source = open_directory(base)?;
+        let fill = |target: &OwnedFd| {
+            let judge = |path: &Path, _: &Entry| {
+                let is_identity = IDENTITY.iter().any(|own| Path::new("/").join(own) == path);
+                Ok(if is_identity || is_its_own(path) { Verdict::Leave } else { Verdict::Copy })
+            };
+            let mut copier = Copier::new(source, target.try_clone()?, judge);
+            copier.copy_all()?;
+            Ok((Manifest::of(target, &[], |_, _| true)?, copier.notes))
+        };
         self.carry_out(|| self.base(), fill)
     }
 

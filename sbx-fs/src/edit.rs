@@ -1,7 +1,7 @@
 //! What the document says of the file system.
 
 use crate::extra::Extra;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use sbx::Document;
 use sbx::storage::Storage;
 use serde_json::{Value, json};
@@ -113,6 +113,16 @@ pub fn programs(host: &Path) -> Result<Vec<Programs>> {
     Ok(found)
 }
 
+/// Fills in the directory that the container's root is made from, instead of the host's.
+pub fn base(doc: &mut Document, directory: &Path) -> Result<()> {
+    let failed = || format!("cannot take {} for a root", directory.display());
+    let base = directory.canonicalize().with_context(failed)?;
+    ensure!(base.is_dir(), "{}: it is no directory", failed());
+    ensure!(base.parent().is_some(), "{}: it is the host's", failed());
+    let text = base.to_str().with_context(|| format!("{} is not UTF-8", base.display()))?;
+    doc.set("sbx.base", text)
+}
+
 /// What a layout is asked for.
 #[derive(Debug, Default)]
 pub struct Wish {
@@ -155,7 +165,9 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
         Programs::Tree { name } => Some(format!("/{name}")),
         Programs::Link { .. } => None,
     });
-    for path in ["/usr".to_owned()].into_iter().chain(split) {
+    // A root of its own has programs of its own.
+    let shared = ["/usr".to_owned()].into_iter().chain(split).filter(|_| doc.get("sbx.base").is_none());
+    for path in shared {
         mounts.push(json!({ "destination": path, "type": "bind", "source": path, "options": SHARED }));
     }
     let foreign = doc.read::<Vec<Value>>("mounts")?.unwrap_or_default();
@@ -184,7 +196,8 @@ fn destination(mount: &Value) -> Option<PathBuf> {
 
 /// The table as the document has it. systemd as PID 1 needs a writable cgroup file system, a command must not.
 fn file_systems(doc: &Document, extras: &[Extra]) -> Result<Vec<Value>> {
-    let is_unit = doc.read::<Vec<String>>("sbx.unit.names")?.is_some_and(|names| !names.is_empty());
+    let has_units = doc.read::<Vec<String>>("sbx.unit.names")?.is_some_and(|names| !names.is_empty());
+    let is_unit = has_units || doc.get("sbx.unit.init").is_some();
     let is_free = |mount: &&Mount| extras.iter().all(|extra| extra.destination != Path::new(mount.destination));
     let sizes: Vec<&Size> = MOUNTS.iter().filter(is_free).filter_map(|mount| mount.size.as_ref()).collect();
     let extra = extras.iter().map(Extra::memory).fold(0, u64::saturating_add);
@@ -327,6 +340,18 @@ mod tests {
         let most = ["ram:/srv=9223372036854775807", "ram:/mnt=9223372036854775807"].map(wish).into();
         assert!(layout(&mut again, mounts_wished(most), host.path()).is_err());
         assert!(layout(&mut again, mounts_wished(vec![wish("host-bind:/mnt=/none")]), host.path()).is_err());
+    }
+
+    #[test]
+    fn a_root_of_its_own_shares_no_programs() {
+        let host = Scratch::new("base");
+        let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
+        base(&mut doc, host.path()).expect("base");
+        layout(&mut doc, Wish::default(), "/".as_ref()).expect("layout");
+        assert_eq!(shared(&doc), [""; 0]);
+        for bad in ["/", "/..", "/no/such", "/proc/version"] {
+            assert!(base(&mut doc, bad.as_ref()).is_err(), "{bad}");
+        }
     }
 
     #[test]

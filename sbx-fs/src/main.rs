@@ -20,13 +20,15 @@ mod writers;
 
 use anyhow::Result;
 use lexopt::Parser;
-use sbx::tool::{self, Filter, Tool};
+use sbx::tool::{self, Argument, Filter, Tool, Usage};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 const HELP: &str = "\
 sbx-fs: the file system of a container: what it shares with the host, what is its own, and how it is mounted
 
-usage: sbx-fs layout [--name NAME] [OPTION...]               document in, document out
+usage: sbx-fs base [--name NAME] DIRECTORY                  document in, document out
+       sbx-fs layout [--name NAME] [OPTION...]               document in, document out
        sbx-fs clone [--name NAME] [--dry-run] [OPTION...]   document in, document out
        sbx-fs mount [--name NAME] [--dry-run]               document in, document out
        sbx-fs resize [--name NAME] [--dry-run]              document in, document out
@@ -34,6 +36,8 @@ usage: sbx-fs layout [--name NAME] [OPTION...]               document in, docume
        sbx-fs diff NAME
        sbx-fs remove NAME
 
+base    fills in sbx.base: the container gets a root of its own, made from this directory, instead
+        of sharing the host's programs
 layout  fills in root, mounts, linux.maskedPaths and linux.readonlyPaths
 clone   makes the private tree: /etc as the host's, without its secrets and identity; /var with the
         directories of the packages that own the units; /root, /home and /srv empty; fills in sbx.clone
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
 
 fn run(verb: &str, options: &mut Parser) -> Result<()> {
     match verb {
+        "base" => base(options),
         "layout" => layout(options),
         "clone" => clone(options),
         "mount" => Filter::apply().only(options)?.run(|doc, act| mount::mount(doc, act)),
@@ -75,6 +80,19 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
         "remove" => apply::remove(&tool::only_name(options)?),
         _ => Err(tool::no_verb(verb)),
     }
+}
+
+fn base(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::edit();
+    let mut directory: Option<PathBuf> = None;
+    while let Some(arg) = tool::next(options)? {
+        match arg {
+            Argument::Operand(path) if directory.is_none() => directory = Some(path.into()),
+            arg => filter.take(arg, options)?,
+        }
+    }
+    let directory = directory.ok_or_else(|| Usage("DIRECTORY is missing".into()))?;
+    filter.run(|doc, _| edit::base(doc, &directory))
 }
 
 fn layout(options: &mut Parser) -> Result<()> {

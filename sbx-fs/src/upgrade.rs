@@ -6,7 +6,7 @@ use crate::copy::{self, Extent};
 use crate::manifest::{Kind, Manifest, State};
 use crate::select::{Selection, Wish};
 use crate::tree;
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, ensure};
 use rustix::fs::{AtFlags, Mode, RenameFlags, openat, renameat, renameat_with, syncfs, unlinkat};
 use rustix::io::Errno;
 use sbx::storage::Storage;
@@ -46,6 +46,7 @@ enum Change {
 /// all of them are on disk, so that an upgrade that was cut short can be done again.
 pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
     let doc = store::load(name)?;
+    ensure!(doc.get("sbx.base").is_none(), "container {name} has a root of its own: it upgrades itself");
     let tree = tree_of(&doc)?;
     let base = Manifest::load(name)?;
     let mut selection = Selection::of(&doc, &Wish::default(), "/".as_ref())?;

@@ -1,12 +1,13 @@
 //! What the host has, what is written to it and into a container's tree, and the undo.
 
-use crate::edit::Units;
+use crate::edit::{Init, Units};
 use crate::files::{self, Inner, MARK};
 use crate::place::{self, Owner, enabling_links, open, owner, put, unfinished, unlink};
 use crate::unit::{self, LASTING, VOLATILE};
 use crate::{group, journal};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FlockOperation, RenameFlags, flock};
+use rustix::process::{chdir, chroot};
 use sbx::{Document, Name, host, inner, storage, store, tool};
 use std::env;
 use std::fs::{self, File};
@@ -17,13 +18,29 @@ use std::process::{Command, Stdio};
 /// Where systemd itself may be.
 const INIT: [&str; 2] = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"];
 
-/// The host's systemd.
-pub fn init() -> Result<&'static str> {
-    let found = INIT.into_iter().find(|path| Path::new(path).exists());
-    found.with_context(|| format!("the host has no systemd: neither {}", INIT.join(" nor ")))
+/// Makes the directory that a document's root is made from the root of this process, which then finds there what it looks
+/// for, as the container will. The host's stays the root where the document names none; says which it is.
+pub fn enter_base(doc: &Document) -> Result<bool> {
+    let Some(base) = doc.read::<PathBuf>("sbx.base")? else { return Ok(false) };
+    chroot(&base).and_then(|()| chdir("/")).with_context(|| format!("cannot enter {}", base.display()))?;
+    Ok(true)
 }
 
-/// The host's users.
+/// The systemd of this root.
+pub fn systemd() -> Result<&'static str> {
+    let found = INIT.into_iter().find(|path| Path::new(path).exists());
+    found.with_context(|| format!("there is no systemd: neither {}", INIT.join(" nor ")))
+}
+
+/// The init of this root, whichever it is.
+pub fn init() -> Result<(&'static str, Init)> {
+    const PATH: &str = "/sbin/init";
+    let program = Path::new(PATH).canonicalize().with_context(|| format!("cannot run {PATH}"))?;
+    let is_systemd = program.file_name().is_some_and(|name| name == "systemd");
+    Ok((PATH, if is_systemd { Init::Systemd } else { Init::Other }))
+}
+
+/// The users of this root.
 pub fn passwd() -> Result<Vec<u8>> {
     fs::read("/etc/passwd").context("cannot read /etc/passwd")
 }
@@ -50,7 +67,9 @@ pub fn write(doc: &Document, scripts: Option<PathBuf>, act: bool) -> Result<()> 
     let units: Units = doc.read("sbx.unit")?.unwrap_or_default();
     let names = units.names()?;
     let mut files = files::inner(&units)?;
-    for unit in &names {
+    // A root of its own has nothing of the host's /run.
+    let shared = names.iter().filter(|_| doc.get("sbx.base").is_none());
+    for unit in shared {
         let volatile = unit::volatile(unit, Path::new(VOLATILE), Path::new(LASTING))?;
         files.extend(volatile.into_iter().map(|(path, text)| (format!("{}/{path}", inner::UNITS), Inner::Text(text))));
     }

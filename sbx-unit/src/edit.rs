@@ -19,9 +19,28 @@ pub struct Units {
     pub names: Vec<String>,
     /// For each unit the settings that do not work inside.
     pub switched_off: BTreeMap<String, Vec<String>>,
+    /// The init of a root of its own, which runs what that root says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<Init>,
     /// The signal that ends the container's PID 1 in an orderly way.
     pub stop_signal: Option<String>,
 }
+
+/// An init, by whether it says when it is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// It does, as sd_notify(3) has it, and ends by SIGRTMIN+3 (its CONTAINER_INTERFACE).
+    Systemd,
+    /// It may be any: it is ready when it has been executed.
+    Other,
+}
+
+/// `container` tells systemd where it is (its CONTAINER_INTERFACE).
+const INIT_ENVIRONMENT: [&str; 2] = [PATH, "container=sbx"];
+
+/// What ends systemd in an orderly way (systemd(1)).
+const INIT_STOP_SIGNAL: &str = "SIGRTMIN+3";
 
 impl Units {
     /// The wanted units by their checked names.
@@ -86,7 +105,7 @@ impl UserSpec {
 
 /// Makes the container one of units: `init`, which is systemd, runs them, and what is started along with them.
 pub fn read(doc: &mut Document, units: &[Unit], along: &[Unit], init: &str) -> Result<()> {
-    let mut wanted = Units { stop_signal: Some("SIGRTMIN+3".into()), ..Units::default() };
+    let mut wanted = Units { stop_signal: Some(INIT_STOP_SIGNAL.into()), ..Units::default() };
     for unit in units {
         let name = unit.name.to_string();
         // Asked for twice, or by an alias too.
@@ -105,9 +124,15 @@ pub fn read(doc: &mut Document, units: &[Unit], along: &[Unit], init: &str) -> R
             wanted.switched_off.insert(unit.name.to_string(), off);
         }
     }
-    // `container` tells systemd where it is (its CONTAINER_INTERFACE).
-    process(doc, &[init.to_owned(), "--unit=sbx.target".into()], &[PATH, "container=sbx"], (0, 0))?;
+    process(doc, &[init.to_owned(), "--unit=sbx.target".into()], &INIT_ENVIRONMENT, (0, 0))?;
     doc.set("sbx.unit", to_value(&wanted)?)
+}
+
+/// Makes the container one that boots as its root says: `path` is its init.
+pub fn init(doc: &mut Document, path: &str, init: Init) -> Result<()> {
+    let signal = if init == Init::Systemd { INIT_STOP_SIGNAL } else { "SIGTERM" };
+    process(doc, &[path.to_owned()], &INIT_ENVIRONMENT, (0, 0))?;
+    doc.set("sbx.unit", json!({ "init": init, "stopSignal": signal }))
 }
 
 /// Makes the container one of a generic command.

@@ -1,6 +1,6 @@
 //! The texts of the files that make units of a container: the host's unit, and what the inner systemd reads.
 
-use crate::edit::Units;
+use crate::edit::{Init, Units};
 use crate::settings;
 use crate::unit::{GROUP, UnitName};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -62,13 +62,14 @@ pub enum Inner {
 /// The inner systemd's files by their paths beneath the root. A generic command's container has none.
 pub fn inner(units: &Units) -> Result<Vec<(String, Inner)>> {
     let names = units.names()?;
-    if names.is_empty() {
+    if names.is_empty() && units.init != Some(Init::Systemd) {
         return Ok(Vec::new());
     }
-    let mut files = vec![
-        (format!("{UNITS}/{TARGET}"), Inner::Text(target(&names))),
-        (format!("{UNITS}/{SNAKEOIL}"), Inner::Text(KEY_MAKER.into())),
-    ];
+    let mut files = Vec::new();
+    if !names.is_empty() {
+        files.push((format!("{UNITS}/{TARGET}"), Inner::Text(target(&names))));
+        files.push((format!("{UNITS}/{SNAKEOIL}"), Inner::Text(KEY_MAKER.into())));
+    }
     for (name, off) in &units.switched_off {
         let name: UnitName = name.parse().map_err(|error: String| anyhow!("sbx.unit.switchedOff: {error}"))?;
         files.push((format!("{UNITS}/{name}.d/{DROP_IN}"), Inner::Text(settings::drop_in(off)?)));
@@ -113,10 +114,10 @@ pub fn host_unit(name: &Name, doc: &Document, scripts: &Path) -> Result<String> 
     }
     text += "\n[Service]\nType=notify\nNotifyAccess=main\n";
     text += &format!("ExecStart={} {name}\nExecStopPost={} {name}\n", script("sbx-start")?, script("sbx-stop")?);
-    if names.is_empty() {
+    if names.is_empty() && units.init.is_none() {
         // The command's status when the stop signal ended it, as its init passes it on.
         text += "SuccessExitStatus=143\n";
-    } else {
+    } else if !names.is_empty() {
         let units: String = names.iter().map(|unit| format!(" -u {}", argument(unit.as_str()))).collect();
         text += &format!("ExecReload={} reload{units} {name}\n", script("virt-sandbox-service")?);
     }
@@ -301,6 +302,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_root_of_its_own_that_boots_gets_no_target_and_no_login_without_a_console() {
+        let files = |text: &str| inner(&serde_json::from_str(text).expect(text)).expect("files");
+        let paths: Vec<_> = files(r#"{"init":"systemd"}"#).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(paths, [MASKS[0], MASKS[1], JOURNAL]);
+        assert_eq!(files(r#"{"init":"other"}"#), []);
+    }
+
     /// Asks systemd itself, where it is installed.
     #[test]
     fn systemd_finds_nothing_wrong_with_a_units_and_with_a_commands_container() {
@@ -316,6 +325,7 @@ mod tests {
         for (name, unit) in [
             ("unit", r#"{"names":["a.service","b@c\\x2dd.service"],"stopSignal":"SIGRTMIN+3"}"#),
             ("command", r#"{"stopSignal":"SIGTERM"}"#),
+            ("init", r#"{"init":"systemd","stopSignal":"SIGRTMIN+3"}"#),
         ] {
             let doc = doc(&format!(r#"{{"root":{{"path":"/a b/%h"}},"sbx":{{"unit":{unit}}},{resources}}}"#));
             let name: Name = name.parse().expect("name");

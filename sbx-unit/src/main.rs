@@ -10,7 +10,7 @@ mod place;
 mod settings;
 mod unit;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lexopt::Parser;
 use sbx::host::UNIT_DIRECTORIES;
 use sbx::tool::{self, Argument, Filter, Tool, Usage};
@@ -24,6 +24,7 @@ const HELP: &str = "\
 sbx-unit: makes a container of systemd units or of a command, and the container a unit of the host
 
 usage: sbx-unit read [--name NAME] UNIT...                        document in, document out
+       sbx-unit init [--name NAME]                                    document in, document out
        sbx-unit command [--name NAME] [--user USER] -- CMD [ARG...]   document in, document out
        sbx-unit write [--name NAME] [--dry-run] [--scripts DIR]       document in, document out
        sbx-unit remove NAME
@@ -31,6 +32,7 @@ usage: sbx-unit read [--name NAME] UNIT...                        document in, d
 read     fills in process and sbx.unit for a container that runs these services of the host; a
          template (foo@) becomes foo@NAME. Settings that systemd cannot apply inside are
          switched off, and told
+init     fills them in for a container that has a root of its own, and boots as that says
 command  fills them in for a container that runs one command
 write    writes what the systemd inside reads into the container's tree, and the host's unit
          NAME_sandbox.service, which is not enabled; makes it one of UNIT_sandbox.target, the
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
 fn run(verb: &str, options: &mut Parser) -> Result<()> {
     match verb {
         "read" => read(options),
+        "init" => init(options),
         "command" => command(options),
         "write" => write(options),
         "remove" => apply::remove(&tool::only_name(options)?),
@@ -74,6 +77,7 @@ fn read(options: &mut Parser) -> Result<()> {
     let mut switched_off = Vec::new();
     filter.run(|doc, _| {
         let container = doc.name()?;
+        apply::enter_base(doc)?;
         let mut units = Vec::new();
         for name in names {
             let unit = Unit::find(&name.of_container(&container)?, &UNIT_DIRECTORIES.map(Path::new))?;
@@ -82,7 +86,7 @@ fn read(options: &mut Parser) -> Result<()> {
         }
         // Of the administrator's units a container gets those that are wanted alone.
         let along = Unit::all_along(&units, &UNIT_DIRECTORIES[2..].iter().map(Path::new).collect::<Vec<_>>());
-        edit::read(doc, &units, &along, apply::init()?)?;
+        edit::read(doc, &units, &along, apply::systemd()?)?;
         switched_off.extend(doc.require::<edit::Units>("sbx.unit")?.switched_off);
         Ok(())
     })?;
@@ -91,6 +95,14 @@ fn read(options: &mut Parser) -> Result<()> {
         tool::note(NAME, &format!("{unit}: switched off inside: {}", settings.join(", ")));
     }
     Ok(())
+}
+
+fn init(options: &mut Parser) -> Result<()> {
+    Filter::edit().only(options)?.run(|doc, _| {
+        ensure!(apply::enter_base(doc)?, "container {} has no root of its own to boot", doc.name()?);
+        let (path, init) = apply::init()?;
+        edit::init(doc, path, init)
+    })
 }
 
 fn command(options: &mut Parser) -> Result<()> {
@@ -113,7 +125,10 @@ fn command(options: &mut Parser) -> Result<()> {
     if args.is_empty() {
         return Err(Usage("CMD is missing".into()).into());
     }
-    filter.run(|doc, _| edit::command(doc, &args, user.as_ref(), &apply::passwd()?))
+    filter.run(|doc, _| {
+        apply::enter_base(doc)?;
+        edit::command(doc, &args, user.as_ref(), &apply::passwd()?)
+    })
 }
 
 fn write(options: &mut Parser) -> Result<()> {

@@ -1,0 +1,105 @@
+//! Containers with a root of their own, beside those that share the host's.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use support::{Host, skip};
+
+/// Makes a small root of another Debian release than this machine's.
+fn debian(directory: &Path) -> Option<&'static str> {
+    if !Path::new("/usr/bin/mmdebstrap").exists() {
+        skip("mmdebstrap is not installed");
+        return None;
+    }
+    let here = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let release = if here.contains("VERSION_CODENAME=trixie") { "bookworm" } else { "trixie" };
+    let made = Command::new("mmdebstrap")
+        .args(["--quiet", "--variant=minbase", "--mode=root", "--include=cron,systemd-sysv", release])
+        .arg(directory)
+        .stdin(Stdio::null())
+        .status();
+    assert!(made.expect("mmdebstrap").success());
+    Some(release)
+}
+
+#[test]
+fn another_debian_boots_beside_the_shared_one() {
+    let host = Host::new();
+    let tree = host.path("tmp/debian");
+    let Some(release) = debian(&tree) else { return };
+    // As a file of the tree would lead out of it, if it were looked up from outside.
+    symlink("/tmp/nobody", tree.join("etc/systemd/system/led-out.service")).expect("a link");
+    fs::write(tree.join("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").expect("a machine-id");
+    let before = host.snapshot();
+    let [own, other, unit, command, shared] = ["own", "other", "unit", "command", "shared"].map(|name| host.name(name));
+    let root = tree.display();
+    host.service(&format!("create --root {root} {own}")).ok();
+    host.service(&format!("create --root {root} --store overlay {other}")).ok();
+    host.service(&format!("create --root {root} --store overlay -u cron {unit}")).ok();
+    host.service(&format!("create --root {root} -U 1 {command} -- /bin/sleep 1000")).ok();
+    host.service(&format!("create -u cron.service {shared}")).ok();
+    let all = [&own, &other, &unit, &command, &shared];
+    for name in all {
+        host.service(&format!("start {name}")).ok();
+    }
+    let codename = "sed -n s/^VERSION_CODENAME=//p /etc/os-release";
+    for name in [&own, &other, &unit, &command] {
+        assert_eq!(host.inside(name, codename).ok().text(), release, "{name}");
+    }
+    assert_ne!(host.inside(&shared, codename).ok().text(), release);
+    for name in [&own, &other] {
+        assert_eq!(host.inside(name, "systemctl is-system-running").ok().text(), "running");
+        assert_eq!(host.inside(name, "systemctl is-active cron").ok().text(), "active");
+        assert_eq!(host.inside(name, "hostname").ok().text(), *name);
+        assert!(!host.inside(name, "cat /etc/machine-id").ok().text().starts_with("0123"));
+        // What it has for programs is its own to change, as its package manager does.
+        host.inside(name, "echo mine >/usr/bin/mine && dpkg-query --show >/dev/null").ok();
+    }
+    assert_eq!(
+        host.inside(&unit, "systemctl list-units --plain --no-legend --state=active 'cron*' 'getty*'")
+            .ok()
+            .text()
+            .lines()
+            .count(),
+        1
+    );
+    assert_eq!(host.inside(&command, "id -u").ok().text(), "1");
+    assert!(!tree.join("usr/bin/mine").exists());
+    host.service(&format!("upgrade {own}")).assert_failure(1, "virt-sandbox-service", &[&own, "root of its own"]);
+    host.line(&format!("sbx-fs upgrade {own}")).assert_failure(1, "sbx-fs", &[&own, "root of its own"]);
+    host.inside(&own, "echo changed >/etc/motd").ok();
+    let diff = host.service(&format!("diff {own}")).ok().text();
+    assert!(diff.lines().any(|line| line.ends_with(" /etc/motd")), "{diff}");
+    for name in all {
+        host.service(&format!("stop {name}")).ok();
+        host.service(&format!("delete {name}")).ok();
+    }
+    host.assert_as(&before, "delete");
+}
+
+#[test]
+fn a_root_that_is_none_or_has_no_such_program_is_refused_and_nothing_is_made() {
+    let host = Host::new();
+    let tree = host.path("tmp/tree");
+    fs::create_dir_all(tree.join("etc")).expect("a directory");
+    fs::write(tree.join("etc/passwd"), "somebody:x:7:7::/:/bin/sh\n").expect("a file");
+    let before = host.snapshot();
+    let name = host.name("x");
+    let root = tree.display().to_string();
+    for (options, words) in [
+        ("--root /no/such {}".to_owned(), vec!["/no/such"]),
+        ("--root / {}".to_owned(), vec!["it is the host's"]),
+        (format!("--root {root} {{}}"), vec!["/sbin/init"]),
+        // The host has it; the tree does not.
+        (format!("--root {root} -u cron {{}}"), vec!["cron.service"]),
+        (format!("--root {root} -U root {{}} -- /bin/true"), vec!["no user root"]),
+        (format!("--root {root} --secret /etc/shadow {{}} -- /bin/true"), vec!["cloned whole"]),
+    ] {
+        let failed = host.service(&format!("create {}", options.replace("{}", &name))).assert_code(1);
+        let is_told = words.iter().all(|word| failed.stderr.contains(word)) && failed.stderr.lines().count() == 1;
+        assert!(is_told, "{failed}");
+        host.assert_as(&before, &options);
+    }
+    host.line(&format!("sbx-unit init --name {name}")).assert_failure(1, "sbx-unit", &["no root of its own"]);
+}
