@@ -163,3 +163,21 @@ fn a_link_in_a_shared_directory_leads_no_mount_to_another_place_of_the_host() {
     assert!(start.stderr.contains("a symbolic link is in the way to"), "{start}");
     assert_eq!(host.service("list -r").ok().text(), "");
 }
+
+#[test]
+fn a_link_inside_leads_no_second_mount_to_what_is_masked_at_the_first() {
+    let host = Host::new();
+    let name = host.name("a");
+    host.service(&format!("create -m guest-bind:/srv=/var/opt {name} -- /bin/sleep 1000")).ok();
+    let tree = host.tree(&name);
+    for place in ["/proc", "/usr", "/run"] {
+        // As root inside could.
+        let opt = tree.join("var/opt");
+        let _ = fs::remove_file(&opt);
+        let _ = fs::remove_dir(&opt);
+        std::os::unix::fs::symlink(place, &opt).expect("a link");
+        let start = host.service(&format!("start {name}")).assert_code(1);
+        assert!(start.stderr.contains("it is not in the container's private tree"), "{start}");
+    }
+    assert_eq!(host.service("list -r").ok().text(), "");
+}

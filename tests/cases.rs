@@ -326,10 +326,60 @@ fn mounts_of_the_hosts_directories_are_inside_where_their_destinations_lead() {
     for (mount, code, words) in [
         ("host-bind:/srv=/no/such", 1, "/no/such"),
         ("host-bind:/proc/x=/srv", 2, "/proc/x"),
-        ("guest-bind:/srv=/tmp", 2, "guest-bind"),
+        ("tape:/srv=/tmp", 2, "guest-bind"),
     ] {
         let create = host.service(&format!("create -m {mount} {name} -- /bin/true"));
         create.assert_failure(code, "sbx-fs", &[words]);
     }
     assert_eq!(host.service("list").ok().text(), "");
+}
+
+#[test]
+fn images_of_the_hosts_and_parts_of_the_container_itself_are_mounted_where_the_administrator_says() {
+    let host = Host::new();
+    let [name, other] = ["a", "b"].map(|name| host.name(name));
+    let [data, files] = ["tmp/data.img", "tmp/files.img"].map(|path| host.path(path).display().to_string());
+    host.bash(&format!(
+        "truncate -s 16M {data} && mkfs.ext4 -q -F {data} && mkdir from && echo page >from/page && mksquashfs from {files} -quiet &&
+         touch -d @0 {data} {files}"
+    ))
+    .ok();
+    let before = host.snapshot();
+    let mounts = format!(
+        "-m host-image:/srv/data={data},format=raw -m host-image:/opt/files={files},ro -m guest-bind:/mnt/spool=/var/spool
+         -m guest-bind:/media/read=/var/spool,ro"
+    );
+    host.service(&format!("create {mounts} {name} -- /bin/sleep 1000")).ok();
+    host.service(&format!("start {name}")).ok();
+    host.inside(&name, "echo kept >/srv/data/kept && echo job >/mnt/spool/job").ok();
+    assert_eq!(host.inside(&name, "cat /opt/files/page /var/spool/job /media/read/job").ok().text(), "page\njob\njob");
+    for place in ["/opt/files", "/media/read"] {
+        let denied = host.inside(&name, &format!("touch {place}/x")).assert_code(1);
+        assert!(denied.stderr.contains("Read-only file system"), "{denied}");
+    }
+    // Two that write one file system would destroy it; any number may read one.
+    host.service(&format!("create -m host-image:/srv={data} {other} -- /bin/sleep 1000")).ok();
+    let start = host.service(&format!("start {other}")).assert_code(1);
+    assert!(start.stderr.contains("data.img on /srv: it is in use"), "{start}");
+    host.service(&format!("delete {other}")).ok();
+    host.service(&format!("create -m host-image:/srv={files},ro {other} -- /bin/sleep 1000")).ok();
+    host.service(&format!("start {other}")).ok();
+    assert_eq!(host.inside(&other, "cat /srv/page").ok().text(), "page");
+    for name in [&name, &other] {
+        host.service(&format!("stop {name}")).ok();
+    }
+    host.service(&format!("start {name}")).ok();
+    assert_eq!(host.inside(&name, "cat /srv/data/kept").ok().text(), "kept");
+    host.service(&format!("stop {name}")).ok();
+    for name in [&name, &other] {
+        host.service(&format!("delete {name}")).ok();
+    }
+    // What was written is no trace, which the file's time would be.
+    host.bash(&format!("touch -d @0 {data} {files}")).ok();
+    host.assert_as(&before, "delete");
+
+    host.service(&format!("create -m host-image:/srv=/etc/passwd {name} -- /bin/sleep 1000")).ok();
+    let start = host.service(&format!("start {name}")).assert_code(1);
+    assert!(start.stderr.contains("it holds no file system"), "{start}");
+    host.service(&format!("delete {name}")).ok();
 }

@@ -1,6 +1,6 @@
 //! Mounts that an administrator asks for, beside those that every container has.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use sbx::Size;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -9,6 +9,12 @@ use std::str::FromStr;
 
 /// Where no other mount may be: what shows the kernel, and what the container's init needs as it is.
 const KEPT: [&str; 4] = ["/proc", "/sys", "/dev", "/run/lock"];
+
+/// The option of a mount that is the file system in a file (mount(8)).
+pub const LOOP: &str = "loop";
+
+/// The option of a bind of what is inside: none of the kernel's, nor of other runtimes.
+pub const INSIDE: &str = "x-sbx.inside";
 
 /// One mount, as `TYPE:DESTINATION=SOURCE` says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +29,10 @@ pub struct Extra {
 enum Source {
     /// A file or directory of the host's, with all that is mounted below it.
     Host { path: PathBuf, read_only: bool },
+    /// The file system in an image file of the host's.
+    Image { path: PathBuf, read_only: bool },
+    /// A file or directory of the container's own.
+    Guest { path: PathBuf, read_only: bool },
     /// A memory file system of so many bytes.
     Ram(Size),
 }
@@ -46,16 +56,15 @@ impl FromStr for Extra {
         {
             return Err(bad("that place is the container's or the host's own"));
         }
+        let raw = if kind == "host-image" { source.replacen(",format=raw", "", 1) } else { source.to_owned() };
+        let (path, read_only) = raw.strip_suffix(",ro").map_or((&*raw, false), |path| (path, true));
+        let path = || plain(path).ok_or_else(|| bad("the source is an absolute path without .."));
         let source = match kind {
-            "host-bind" => {
-                let (path, read_only) = source.strip_suffix(",ro").map_or((source, false), |path| (path, true));
-                Source::Host {
-                    path: plain(path).ok_or_else(|| bad("the source is an absolute path without .."))?,
-                    read_only,
-                }
-            }
+            "host-bind" => Source::Host { path: path()?, read_only },
+            "host-image" => Source::Image { path: path()?, read_only },
+            "guest-bind" => Source::Guest { path: path()?, read_only },
             "ram" => Source::Ram(source.parse()?),
-            _ => return Err(bad("the types are host-bind and ram")),
+            _ => return Err(bad("the types are host-bind, host-image, guest-bind and ram")),
         };
         Ok(Self { text: text.to_owned(), destination, source })
     }
@@ -80,36 +89,40 @@ impl Extra {
     pub fn memory(&self) -> u64 {
         match &self.source {
             Source::Ram(size) => size.0.unsigned_abs(),
-            Source::Host { .. } => 0,
+            _ => 0,
         }
     }
 
     /// As the document has it. What it comes from must be there, below `host`.
     pub fn mount(&self, host: &Path) -> Result<Value> {
-        let (kind, source, options) = match &self.source {
-            Source::Host { path, read_only } => {
-                // A link on the way is followed now and never again: whoever can write there would lead it elsewhere.
-                let place = host.join(path.strip_prefix("/").unwrap_or(path)).canonicalize();
-                let place = place.with_context(|| format!("cannot mount {}", path.display()))?;
-                let path = Path::new("/").join(place.strip_prefix(host.canonicalize()?)?);
-                let source = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?.to_owned();
-                let options: &[&str] = if *read_only { &["rro", "ro"] } else { &[] };
-                ("bind", source, [&["rbind", "rnosuid", "rnodev"], options].concat().join(","))
-            }
-            Source::Ram(size) => {
-                let mode = if self.destination == Path::new("/tmp") { "1777" } else { "755" };
-                (
-                    "tmpfs",
-                    "tmpfs".to_owned(),
-                    format!("nosuid,nodev,mode={mode},size={}k", size.0.unsigned_abs().div_ceil(1024)),
-                )
-            }
+        let (kind, source, mut options) = match &self.source {
+            Source::Host { path, .. } => ("bind", on_host(path, host)?, vec!["rbind", "rnosuid", "rnodev"]),
+            Source::Image { path, .. } => ("auto", on_host(path, host)?, vec![LOOP, "nosuid", "nodev"]),
+            Source::Guest { path, .. } => ("bind", path.clone(), vec!["bind", INSIDE]),
+            Source::Ram(_) => ("tmpfs", "tmpfs".into(), vec!["nosuid", "nodev"]),
         };
-        let options: Vec<&str> = options.split(',').collect();
-        let destination = self.destination.to_str();
-        ensure!(destination.is_some(), "{} is not UTF-8", self.destination.display());
+        match &self.source {
+            Source::Host { read_only: true, .. } => options.extend(["rro", "ro"]),
+            Source::Image { read_only: true, .. } | Source::Guest { read_only: true, .. } => options.push("ro"),
+            _ => {}
+        }
+        let mut options: Vec<String> = options.into_iter().map(str::to_owned).collect();
+        if let Source::Ram(size) = &self.source {
+            let mode = if self.destination == Path::new("/tmp") { "1777" } else { "755" };
+            options.extend([format!("mode={mode}"), format!("size={}k", size.0.unsigned_abs().div_ceil(1024))]);
+        }
+        let text = |path: &Path| path.to_str().map(str::to_owned).with_context(|| format!("{path:?} is not UTF-8"));
+        let (destination, source) = (text(&self.destination)?, text(&source)?);
         Ok(json!({ "destination": destination, "type": kind, "source": source, "options": options }))
     }
+}
+
+/// A path of the host's as it is now. A link on the way is followed and never again: whoever can write there would lead
+/// it elsewhere.
+fn on_host(path: &Path, host: &Path) -> Result<PathBuf> {
+    let place = host.join(path.strip_prefix("/").unwrap_or(path)).canonicalize();
+    let place = place.with_context(|| format!("cannot mount {}", path.display()))?;
+    Ok(Path::new("/").join(place.strip_prefix(host.canonicalize()?)?))
 }
 
 #[cfg(test)]
@@ -128,6 +141,15 @@ mod tests {
             json!(["rbind", "rnosuid", "rnodev", "rro", "ro"])
         );
         assert_eq!(mount("ram:/tmp=1500")["options"], json!(["nosuid", "nodev", "mode=1777", "size=2k"]));
+        assert_eq!(
+            mount("host-image:/srv=/etc/passwd,format=raw,ro"),
+            json!({ "destination": "/srv", "type": "auto", "source": "/etc/passwd",
+                "options": ["loop", "nosuid", "nodev", "ro"] })
+        );
+        assert_eq!(
+            mount("guest-bind:/srv=/no/such"),
+            json!({ "destination": "/srv", "type": "bind", "source": "/no/such", "options": ["bind", "x-sbx.inside"] })
+        );
         assert_eq!(mount("ram:/srv=500M")["options"], json!(["nosuid", "nodev", "mode=755", "size=512000k"]));
         for bad in [
             "",
@@ -146,6 +168,8 @@ mod tests {
             "ram:/tmp=0",
             "ram:/tmp=5x",
             "disk:/tmp=5M",
+            "host-image:/srv=a.img",
+            "guest-bind:/srv=../x",
         ] {
             assert!(bad.parse::<Extra>().is_err(), "{bad}");
         }

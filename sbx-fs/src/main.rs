@@ -52,7 +52,8 @@ remove  removes the private tree of NAME
 
   --name NAME     start a document instead of reading one
   --dry-run       check, print the document, and touch nothing
-  --mount MOUNT   host-bind:DESTINATION=SOURCE[,ro] or ram:DESTINATION=SIZE; may be repeated
+  --mount MOUNT   host-bind:DESTINATION=SOURCE[,ro], host-image:DESTINATION=FILE[,ro],
+                  guest-bind:DESTINATION=PATH[,ro] or ram:DESTINATION=SIZE; may be repeated
   --store STORE   what the private tree is kept in: a directory, as it is without this; image:SIZE,
                   a file system in a file; overlay, over a snapshot that is shared by all that
                   begin alike

@@ -12,14 +12,15 @@ mod root;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use file_system::FileSystem;
 use nix::sched::CloneFlags;
-use plan::{Bind, Host, Mount, Plan, ReadOnly, Source};
+use plan::{Bind, Host, Image, Mount, Plan, ReadOnly, Source};
 use procfs::Procfs;
 use root::Root;
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, makedev, openat2};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, makedev, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use sbx::process::{Live, Recorded};
 use sbx::{Document, host, namespace, storage, sys};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 
@@ -53,6 +54,8 @@ struct Opened<'a> {
 enum Content<'a> {
     /// Opened, and how far it is read-only.
     Tree(OwnedFd, ReadOnly),
+    /// To be opened inside, once it is there.
+    Inside(&'a Bind),
     /// Checked; to be made inside, since it shows the namespaces in which it is made.
     FileSystem(&'a FileSystem),
 }
@@ -69,6 +72,8 @@ impl<'a> Opened<'a> {
                 Source::Bind(source) => {
                     bind(source, NO_LINKS).map(|tree| Content::Tree(tree, source.attributes.read_only()))
                 }
+                Source::Image(source) => image(source).map(|tree| Content::Tree(tree, source.attributes.read_only())),
+                Source::Inside(source) => Ok(Content::Inside(source)),
                 Source::FileSystem(source) => source.configure().map(|_| Content::FileSystem(source)),
             }
             .with_context(|| format!("cannot mount {mount}"))
@@ -106,6 +111,35 @@ fn bind(source: &Bind, resolve: ResolveFlags) -> Result<OwnedFd> {
     }
     sys::mount_setattr(&tree, true, 0, 0, nix::libc::MS_PRIVATE).context("cannot make it private")?;
     source.attributes.apply(&tree)?;
+    Ok(tree)
+}
+
+/// The file systems that an image is tried for: those on block devices that are in common use.
+const ON_IMAGES: [&str; 6] = ["ext4", "xfs", "btrfs", "squashfs", "iso9660", "vfat"];
+
+/// Mounts the file system in a file of the host's, which nobody else writes meanwhile: two mounts of one would destroy
+/// it. The loop device holds the lock as long as it has the file (flock(2)).
+fn image(Image { path, kind, label, attributes }: &Image) -> Result<OwnedFd> {
+    let is_read_only = attributes.read_only() != ReadOnly::No;
+    let access = if is_read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    // Not blocked by what is no file.
+    let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat2(CWD, path, flags, Mode::empty(), NO_LINKS)?);
+    ensure!(file.metadata()?.is_file(), "it is no file");
+    let lock =
+        if is_read_only { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
+    match flock(&file, lock) {
+        Err(Errno::WOULDBLOCK) => bail!("it is in use"),
+        locked => locked?,
+    }
+    let (device, _open) = sbx::mount::loop_device(&file, is_read_only)?;
+    let mut parameters: Vec<_> = is_read_only.then(|| ("ro".to_owned(), None)).into_iter().collect();
+    // What is in it comes from elsewhere, and has no label of the container's.
+    parameters.extend(label.clone().map(|label| ("context".to_owned(), Some(label))));
+    let kinds: Vec<&str> = kind.as_ref().map_or(ON_IMAGES.to_vec(), |kind| vec![kind]);
+    let mounted = kinds.iter().find_map(|kind| sbx::mount::new(kind, &device, &parameters).ok());
+    let tree = mounted.with_context(|| format!("it holds no file system of {}", kinds.join(", ")))?;
+    attributes.apply(&tree)?;
     Ok(tree)
 }
 
@@ -151,6 +185,7 @@ fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Res
     for (mount, content) in plan.mounts.iter().zip(opened.contents) {
         match content {
             Content::Tree(tree, read_only) => root.bind(&mount.destination, &tree, read_only).map(drop),
+            Content::Inside(source) => root.bind_inside(&mount.destination, source),
             Content::FileSystem(file_system) => root.make(&mount.destination, file_system),
         }
         .with_context(|| format!("cannot mount {mount}"))?;

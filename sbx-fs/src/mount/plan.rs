@@ -1,6 +1,7 @@
 //! What the document asks to be mounted: understood, or refused, before anything is touched.
 
 use super::file_system::FileSystem;
+use crate::extra::{INSIDE, LOOP};
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc::{
     MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
@@ -101,7 +102,20 @@ pub struct Mount {
 #[derive(Debug)]
 pub enum Source {
     Bind(Bind),
+    Image(Image),
+    Inside(Bind),
     FileSystem(FileSystem),
+}
+
+/// The file system in a file of the host's.
+#[derive(Debug)]
+pub struct Image {
+    pub path: PathBuf,
+    /// The kind of file system, if the document says.
+    pub kind: Option<String>,
+    /// The label for all that is in it.
+    pub label: Option<String>,
+    pub attributes: Attributes,
 }
 
 /// A part of the host's file system.
@@ -141,7 +155,9 @@ pub enum ReadOnly {
 impl fmt::Display for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
-            Source::Bind(source) => write!(f, "{}", source.path.display())?,
+            Source::Bind(Bind { path, .. }) | Source::Inside(Bind { path, .. }) | Source::Image(Image { path, .. }) => {
+                write!(f, "{}", path.display())?
+            }
             Source::FileSystem(file_system) => f.write_str(file_system.kind)?,
         }
         write!(f, " on {}", self.destination.display())
@@ -266,23 +282,35 @@ impl Plan {
         check(&destination)?;
         let mut attributes = Attributes::default();
         let (mut bind, mut recursive) = (kind.as_deref() == Some("bind"), false);
+        let (mut image, mut inside) = (false, false);
         let mut parameters: Vec<&str> = Vec::new();
         for option in &options {
             match option.as_str() {
                 "bind" => bind = true,
                 "rbind" => (bind, recursive) = (true, true),
+                LOOP => image = true,
+                INSIDE => inside = true,
                 option if NEUTRAL.contains(&option) || attributes.take(option) => {}
                 option => parameters.push(option),
             }
         }
         let kind = kind.as_deref().unwrap_or_default();
-        if let (true, Some(option)) = (bind || kind == "cgroup", parameters.first()) {
+        if let (true, Some(option)) = (bind || image || kind == "cgroup", parameters.first()) {
             bail!("option {option:?} is not supported");
         }
-        if bind {
+        if bind || image {
             let path = source.context("source is missing")?;
             ensure!(path.is_absolute(), "source {} is not absolute", path.display());
-            self.push(destination, Source::Bind(Bind { path, recursive, device: None, attributes }));
+            let kind = (kind != "auto").then(|| kind.to_owned());
+            let label = label.map(str::to_owned);
+            self.push(
+                destination,
+                match (image, inside) {
+                    (true, _) => Source::Image(Image { path, kind, label, attributes }),
+                    (_, true) => Source::Inside(Bind { path, recursive, device: None, attributes }),
+                    _ => Source::Bind(Bind { path, recursive, device: None, attributes }),
+                },
+            );
         } else if kind == "cgroup" {
             self.cgroup(destination, attributes, host, label)?;
         } else {

@@ -1,7 +1,7 @@
 //! The root of the container, while it is being built.
 
 use super::file_system::FileSystem;
-use super::plan::{Attributes, ReadOnly};
+use super::plan::{Attributes, Bind, ReadOnly};
 use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, fchdir, pivot_root};
@@ -54,6 +54,17 @@ impl Root {
     pub fn bind(&mut self, destination: &Path, tree: &OwnedFd, read_only: ReadOnly) -> Result<u64> {
         let place = self.place(destination, is_directory(tree)?)?;
         self.attach_at(&place, tree, read_only)
+    }
+
+    /// Mounts a part of the private tree at a second place, without what is mounted there: root inside may have made a
+    /// link of it to a procfs, of which only the first place is masked.
+    pub fn bind_inside(&mut self, destination: &Path, source: &Bind) -> Result<()> {
+        let found = self.existing(&source.path)?.context("it is missing inside")?;
+        ensure!(mount_id(&found)? == mount_id(&self.tree)?, "it is not in the container's private tree");
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let tree = open_tree(found, "", flags)?;
+        source.attributes.apply(&tree)?;
+        self.bind(destination, &tree, source.attributes.read_only()).map(drop)
     }
 
     /// Makes a file system and mounts it. Its attributes are set by [`Root::complete`].
