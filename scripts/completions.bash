@@ -6,7 +6,7 @@
 # Global: bash-completion reads this file inside a function.
 declare -gA _sbx_takes=(
     [sbx-label]='--help --version'
-    [sbx-label alloc]='--name=NAME --dry-run --type=ANY --file-type=ANY --categories=ANY'
+    [sbx-label alloc]='--name=NAME --dry-run --type=ANY --file-type=ANY --label=ANY --categories=ANY'
     [sbx-label relabel]='--name=NAME --dry-run'
     [sbx-label check]='NAME'
     [sbx-label list]=''
@@ -31,7 +31,7 @@ declare -gA _sbx_takes=(
 
     [sbx-fs]='--help --version'
     [sbx-fs base]='--name=NAME DIRECTORY'
-    [sbx-fs layout]='--name=NAME --mount=ANY --store=ANY'
+    [sbx-fs layout]='--name=NAME --mount=ANY --store=ANY --path=DIRECTORY'
     [sbx-fs clone]='--name=NAME --dry-run --from=NAME --copy --force --package=ANY --secret=FILE'
     [sbx-fs mount]='--name=NAME --dry-run'
     [sbx-fs resize]='--name=NAME --dry-run'
@@ -59,8 +59,8 @@ declare -gA _sbx_takes=(
 
     [virt-sandbox-service]='-c=ANY --connect=ANY -h --help --version'
     [virt-sandbox-service create]='-u=UNIT --unitfile=UNIT -C --copy --force -P=ANY --package=ANY --secret=FILE
-        -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY --root=DIRECTORY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
-    [virt-sandbox-service clone]='--force -h --help NAME'
+        -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY --root=DIRECTORY -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
+    [virt-sandbox-service clone]='--force -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help NAME'
     [virt-sandbox-service start]='-h --help NAME'
     [virt-sandbox-service stop]='-h --help NAME'
     [virt-sandbox-service enable]='-h --help NAME'

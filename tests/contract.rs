@@ -52,7 +52,7 @@ const FILTERS: [Filter; 18] = [
 const UNIT: &[&str] = &["sbx.unit", "process.args", "process.env", "process.cwd", "process.user", "process.terminal"];
 const CGROUP: &[&str] = &["linux.resources", "linux.cgroupsPath", "sbx.state.cgroups"];
 const FILES: &[&str] =
-    &["root", "mounts", "linux.maskedPaths", "linux.readonlyPaths", "sbx.clone", "sbx.mounts", "sbx.store"];
+    &["root", "mounts", "linux.maskedPaths", "linux.readonlyPaths", "sbx.clone", "sbx.mounts", "sbx.store", "sbx.path"];
 const PROFILE: &[&str] = &["process.capabilities", "process.noNewPrivileges", "process.rlimits", "linux.seccomp"];
 
 /// Verbs that take a name: undos, reports and orders.

@@ -82,6 +82,32 @@ fn a_range_without_a_free_pair_is_an_error_and_a_pair_given_back_is_free() {
 }
 
 #[test]
+fn a_label_that_the_administrator_gives_is_nobody_elses() {
+    let host = Host::new();
+    let [a, b, c] = ["a", "b", "c"].map(|name| host.name(name));
+    let label = |name: &str, path: &str| {
+        let definition = fs::read(host.path(&format!("config/{name}.json"))).expect("a definition");
+        let definition: Value = serde_json::from_slice(&definition).expect("JSON");
+        definition.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let own = "system_u:system_r:svirt_lxc_net_t:s0";
+    let create = |options: &str, name: &str| host.service(&format!("create {options} {name} -- /bin/sleep 60"));
+    create(&format!("-s static,label={own}:c1,c2 -f other_t"), &a).ok();
+    assert_eq!(label(&a, "/process/selinuxLabel"), format!("{own}:c1,c2"));
+    assert_eq!(label(&a, "/linux/mountLabel"), "system_u:object_r:other_t:s0:c1,c2");
+    create(&format!("-s static,label={own}:c1,c2"), &b).assert_failure(1, "sbx-label", &[&b, "free"]);
+    create(&format!("-s dynamic,label={own}:c1,c2"), &b).ok();
+    let second = label(&b, "/process/selinuxLabel");
+    assert!(second.starts_with(&format!("{own}:c")) && !second.ends_with(":c1,c2"), "{second}");
+    host.service(&format!("clone --security=static,label={own}:c3,c4 {a} {c}")).ok();
+    assert_eq!(label(&c, "/process/selinuxLabel"), format!("{own}:c3,c4"));
+    for bad in ["inherit", "static,label=", "dynamic,label=x:y", "other", "static,label=a:b:c:s0:c5"] {
+        let refused = create(&format!("-s {bad}"), &host.name("d"));
+        assert!([1, 2].contains(&refused.code) && refused.stderr.lines().count() == 1, "{refused}");
+    }
+}
+
+#[test]
 fn check_names_each_file_of_the_tree_with_another_label_than_the_definitions() {
     let host = Host::new();
     let name = host.name("a");

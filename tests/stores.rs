@@ -165,3 +165,47 @@ fn a_snapshot_that_was_removed_in_part_is_not_taken_for_whole() {
     host.service(&format!("delete {b}")).ok();
     assert!(!snapshots.exists());
 }
+
+#[test]
+fn a_tree_that_is_kept_elsewhere_is_found_by_all_and_goes_with_its_container() {
+    for store in ["directory", "image:24M", "overlay"] {
+        let host = Host::new();
+        let [disk, other_disk] = ["tmp/disk", "tmp/other"].map(|path| host.path(path));
+        for disk in [&disk, &other_disk] {
+            fs::create_dir_all(disk.join("another's")).expect("a directory");
+        }
+        let before = host.snapshot();
+        let [name, clone] = ["a", "b"].map(|name| host.name(name));
+        host.service(&format!("create -p {} --store {store} {name} -- /bin/sleep 1000", disk.display())).ok();
+        assert!(disk.join(&name).join("manifest").is_file());
+        host.service(&format!("start {name}")).ok();
+        host.inside(&name, "echo mine >/srv/mine").ok();
+        host.service(&format!("clone --path={} {name} {clone}", other_disk.display())).ok();
+        assert!(other_disk.join(&clone).join("manifest").is_file());
+        host.service(&format!("stop {name}")).ok();
+        host.service(&format!("delete {name}")).ok();
+        // Of an overlay the snapshot is on the first disk still.
+        host.service(&format!("start {clone}")).ok();
+        assert_eq!(host.inside(&clone, "cat /srv/mine; grep -c ^root: /etc/passwd").ok().text(), "mine\n1");
+        host.service(&format!("stop {clone}")).ok();
+        host.service(&format!("delete {clone}")).ok();
+        host.assert_as(&before, store);
+    }
+}
+
+#[test]
+fn a_place_that_is_anothers_or_that_others_can_change_is_not_taken() {
+    let host = Host::new();
+    let name = host.name("a");
+    let disk = host.path("tmp/disk");
+    fs::create_dir_all(disk.join(&name).join("kept")).expect("a directory");
+    let before = host.snapshot();
+    let create = |path: &Path| host.service(&format!("create -p {} {name} -- /bin/sleep 1000", path.display()));
+    create(&disk).assert_failure(1, "sbx-fs", &[&name, "already exists"]);
+    host.assert_as(&before, "a directory of that name");
+    create(&disk.join("none")).assert_failure(1, "sbx-fs", &["cannot keep a container in"]);
+    host.bash(&format!("mkdir {0}/open && chmod 0777 {0}/open", disk.display())).ok();
+    create(&disk.join("open")).assert_failure(1, "sbx-fs", &["others than root can change"]);
+    assert!(disk.join(&name).join("kept").is_dir());
+    assert_eq!(host.service("list").ok().text(), "");
+}

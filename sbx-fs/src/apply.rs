@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// The directories of a private tree that are not copied, with their modes: mount points, and what begins empty.
@@ -176,11 +176,7 @@ impl Plan {
     ) -> Result<Vec<String>> {
         // What is above the tree only root may pass: setuid programs in it are the container's (CVE-2021-41091).
         let place = store::container(&self.name);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&place)
-            .with_context(|| format!("cannot make {}", place.display()))?;
+        self.make_place(&place).with_context(|| format!("cannot make {}", place.display()))?;
         let label: Option<String> = self.doc.read("linux.mountLabel")?;
         let label = label.filter(|_| host::runs_selinux() && self.storage.labels_files());
         let (manifest, notes) = label::making("fscreate", label.as_deref(), || {
@@ -191,6 +187,23 @@ impl Plan {
         })?;
         manifest.save(&self.name)?;
         Ok(notes)
+    }
+
+    /// Makes the directory of the container, or the link to it and then that, so that the link is its record. Another's of
+    /// this name is not taken.
+    fn make_place(&self, place: &Path) -> Result<()> {
+        let mut private = fs::DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        let Some(path) = self.doc.read::<PathBuf>("sbx.path")? else { return Ok(private.create(place)?) };
+        let elsewhere = store::elsewhere(&path)?.join(self.name.as_str());
+        ensure!(elsewhere.symlink_metadata().is_err(), "{} already exists", elsewhere.display());
+        private.create(place.parent().unwrap_or(place))?;
+        symlink(&elsewhere, place)?;
+        let made = private.recursive(false).create(&elsewhere);
+        if made.as_ref().is_err_and(|error| error.kind() == ErrorKind::AlreadyExists) {
+            fs::remove_file(place)?;
+        }
+        made.with_context(|| elsewhere.display().to_string())
     }
 
     /// What the content goes to: the tree, or what becomes the snapshot below it.
@@ -351,9 +364,14 @@ fn write(tree: &OwnedFd, path: &str, mode: u32, content: &str) -> Result<()> {
 /// Removes all that `name` has in the store, and the snapshots that nobody has any more. Nothing there is a success.
 pub fn remove(name: &Name) -> Result<()> {
     let place = store::container(name);
-    let snapshots = store::snapshots(name).unwrap_or_else(|_| place.with_file_name(".snapshots"));
-    let removed = tree::remove_at(&place);
-    tool::all([removed, snapshot::remove_unused(&snapshots)])
+    // That of a clone may lie with its source.
+    let lower = fs::read_link(store::lower(name)).ok();
+    let beside = store::snapshots(name).unwrap_or_else(|_| place.with_file_name(".snapshots"));
+    let snapshots = lower.as_deref().and_then(Path::parent).unwrap_or(&beside);
+    // Kept elsewhere, under its own name: the link goes last, as the record of the rest.
+    let elsewhere = fs::read_link(&place).ok().filter(|path| path.ends_with(name.as_str()));
+    let removed = elsewhere.map_or(Ok(()), |path| tree::remove_at(&path)).and_then(|()| tree::remove_at(&place));
+    tool::all([removed, snapshot::remove_unused(snapshots)])
 }
 
 #[cfg(test)]

@@ -130,6 +130,8 @@ pub struct Wish {
     pub mounts: Vec<Extra>,
     /// What the private tree is kept in.
     pub store: Option<Storage>,
+    /// The directory that it is kept in, elsewhere than in the store.
+    pub path: Option<PathBuf>,
 }
 
 /// Fills in what the tree is kept in: of a tree that there is, only an image can change, and only grow.
@@ -152,6 +154,10 @@ fn store(doc: &mut Document, wanted: Storage) -> Result<()> {
 pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     if let Some(wanted) = wish.store {
         store(doc, wanted)?;
+    }
+    if let Some(path) = wish.path {
+        let place = sbx::store::elsewhere(&path)?;
+        doc.set("sbx.path", place.to_str().with_context(|| format!("{} is not UTF-8", place.display()))?)?;
     }
     let tree = sbx::store::tree(&doc.name()?);
     let tree = tree.to_str().with_context(|| format!("{} is not UTF-8", tree.display()))?;
@@ -268,7 +274,7 @@ mod tests {
     }
 
     fn mounts_wished(mounts: Vec<Extra>) -> Wish {
-        Wish { mounts, store: None }
+        Wish { mounts, ..Wish::default() }
     }
 
     fn shared(doc: &Document) -> Vec<String> {

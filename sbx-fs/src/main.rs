@@ -57,6 +57,7 @@ remove  removes the private tree of NAME
   --store STORE   what the private tree is kept in: a directory, as it is without this; image:SIZE,
                   a file system in a file; overlay, over a snapshot that is shared by all that
                   begin alike
+  --path PATH     where it is kept: in a directory NAME of this one, which root alone can change
   --from NAME     clone the tree of this container instead of the host's
   --copy          clone the content of the packages' directories too
   --force         copy files even while they are being written, as a running database does
@@ -103,6 +104,7 @@ fn layout(options: &mut Parser) -> Result<()> {
         match arg.long() {
             "mount" => wish.mounts.push(tool::value(options)?),
             "store" => wish.store = Some(tool::value(options)?),
+            "path" => wish.path = Some(tool::value(options)?),
             _ => filter.take(arg, options)?,
         }
     }

@@ -12,7 +12,6 @@ use sbx::tree::{Id, Node, link, walk};
 use sbx::{Name, store, tool};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
@@ -51,20 +50,20 @@ pub fn share(from: &Name, to: &Name) -> Result<()> {
     share().with_context(|| format!("cannot share {}", link.display()))
 }
 
-/// Removes the snapshots in a directory that no container beside it links to, and the directory with the last one.
+/// Removes the snapshots in a directory that no container links to, and the directory with the last one.
 pub fn remove_unused(directory: &Path) -> Result<()> {
     if !directory.exists() {
         return Ok(());
     }
     let _lock = lock(directory)?;
-    let containers = directory.parent().map_or(Ok(Vec::new()), store::entries)?;
-    let links = containers.iter().filter_map(|container| fs::read_link(container.join("lower")).ok());
-    let used: HashSet<OsString> = links.filter_map(|link| link.file_name().map(OsString::from)).collect();
+    let containers = store::entries(&store::containers())?;
+    let used: HashSet<PathBuf> =
+        containers.iter().filter_map(|container| fs::read_link(container.join("lower")).ok()).collect();
     // By another name first: what is removed in part is nobody's snapshot.
     let doomed = directory.join(".removed");
     let mut removed = vec![tree::remove_at(&doomed)];
     for path in store::entries(directory)? {
-        if path != doomed && path.file_name().is_none_or(|id| !used.contains(id)) {
+        if path != doomed && !used.contains(&path) {
             fs::rename(&path, &doomed).with_context(|| format!("cannot remove {}", path.display()))?;
             removed.push(tree::remove_at(&doomed));
         }

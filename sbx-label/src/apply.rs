@@ -2,9 +2,9 @@
 
 use crate::edit::Types;
 use crate::files::Tree;
-use crate::level::{Level, Range};
+use crate::level::{Choice, Level};
 use crate::reserved;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use sbx::claim::Claims;
 use sbx::storage::Storage;
 use sbx::{Document, Name, store, tool};
@@ -20,17 +20,19 @@ const KIND: &str = "mcs";
 /// The types that our own policy module has.
 const OURS: (&str, &str) = ("sbx_t", "sbx_file_t");
 
-/// The pair of `name`: the one that it holds, or else a free one of the range, claimed if `act`.
-pub fn claim(name: &Name, range: &Range, act: bool) -> Result<Level> {
+/// The pair of `name`: the one that it holds, or else a free one of the choice, claimed if `act`.
+pub fn claim(name: &Name, choice: Choice, act: bool) -> Result<Level> {
     let claims = Claims::of(KIND);
     if let Some(held) = claims.held_by(name)? {
-        return held.parse().map_err(|error| anyhow!("claim of {name}: {error}"));
+        let held: Level = held.parse().map_err(|error| anyhow!("claim of {name}: {error}"))?;
+        ensure!(!matches!(choice, Choice::Pair(pair) if pair != held), "container {name} has the pair {held}");
+        return Ok(held);
     }
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).context("cannot get random bytes")?;
     let taken: HashSet<String> = claims.list()?.into_iter().map(|(level, _)| level).collect();
     let reserved = reserved::levels()?;
-    let pairs = range.pairs(u64::from_ne_bytes(random)).filter(|pair| !reserved.contains(pair));
+    let pairs = choice.pairs(u64::from_ne_bytes(random)).filter(|pair| !reserved.contains(pair));
     let mut free = pairs.map(|pair| pair.to_string()).filter(|pair| !taken.contains(pair));
     let level = if act { claims.take(name, free)? } else { free.next() };
     let level = level.with_context(|| format!("no pair of categories is free for {name}"))?;

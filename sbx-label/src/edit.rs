@@ -1,7 +1,7 @@
 //! What the document says of labels.
 
-use crate::level::{Level, Range};
-use anyhow::{Context, Result};
+use crate::level::{Choice, Level};
+use anyhow::{Context, Result, anyhow, ensure};
 use sbx::Document;
 use selinux::OpaqueSecurityContext;
 
@@ -21,7 +21,8 @@ pub struct Types {
 pub struct Wish {
     pub process_type: Option<String>,
     pub file_type: Option<String>,
-    pub range: Range,
+    pub label: Option<String>,
+    pub choice: Choice,
 }
 
 impl Wish {
@@ -30,6 +31,19 @@ impl Wish {
         Types {
             process: self.process_type.clone().unwrap_or(policy.process),
             file: self.file_type.clone().unwrap_or(policy.file),
+        }
+    }
+
+    /// Fills in the label asked for; returns what the pair is to be chosen from.
+    pub fn take_label(&self, doc: &mut Document) -> Result<Choice> {
+        let Some(label) = &self.label else { return Ok(self.choice) };
+        let bad = || format!("bad label {label:?}: USER:ROLE:TYPE:s0, perhaps with :cA,cB");
+        let parts: Vec<&str> = label.splitn(5, ':').collect();
+        ensure!(parts.len() >= 4 && parts.iter().all(|part| !part.is_empty()), bad());
+        doc.set(LABELS[0].0, label.as_str())?;
+        match parts.get(4) {
+            Some(pair) => Ok(Choice::Pair(pair.parse().map_err(|error: String| anyhow!(error)).with_context(bad)?)),
+            None => Ok(self.choice),
         }
     }
 }
@@ -60,6 +74,15 @@ mod tests {
         let label = |path: &str| doc.require::<String>(path).expect("label");
         assert_eq!(label("process.selinuxLabel"), "system_u:system_r:sbx_t:s0:c1,c2");
         assert_eq!(label("linux.mountLabel"), "u:r:t:s0:c1,c2");
+        let wish = |label: &str| Wish { label: Some(label.into()), ..Wish::default() };
+        let choice = wish("u:r:t:s0:c5,c7").take_label(&mut doc).expect("a pair");
+        assert_eq!(choice.pairs(3).map(|pair| pair.to_string()).collect::<Vec<_>>(), ["c5,c7"]);
+        fill(&mut doc, &types, "c5,c7".parse().expect("level")).expect("fill");
+        assert_eq!(doc.require::<String>("process.selinuxLabel").expect("label"), "u:r:t:s0:c5,c7");
+        assert!(wish("u:r:t:s0").take_label(&mut doc).expect("no pair").pairs(3).count() > 1);
+        for bad in ["", "u:r:t", "u:r:t:s0:", "u:r:t:s0:c5", "u:r:t:s0:c1,c2,c3", "u::t:s0:c1,c2"] {
+            assert!(wish(bad).take_label(&mut doc).is_err(), "{bad}");
+        }
         let mut doc = Document::parse(br#"{"linux":{"mountLabel":"nonsense"}}"#).expect("document");
         assert!(fill(&mut doc, &types, "c1,c2".parse().expect("level")).is_err());
     }

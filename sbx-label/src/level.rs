@@ -32,39 +32,46 @@ impl FromStr for Level {
     }
 }
 
-/// The categories that pairs are chosen from, both ends included.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Range {
-    low: u16,
-    high: u16,
+/// What a pair is chosen from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// All pairs of the categories from the first to the second.
+    Range(u16, u16),
+    /// This one, and no other.
+    Pair(Level),
 }
 
-impl Default for Range {
+impl Default for Choice {
     fn default() -> Self {
-        Self { low: 0, high: MAX_CATEGORY }
+        Self::Range(0, MAX_CATEGORY)
     }
 }
 
-impl FromStr for Range {
+impl FromStr for Choice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let ends = text.split_once('-').and_then(|(low, high)| number(low).zip(number(high)));
         match ends {
-            Some((low, high)) if low < high => Ok(Self { low, high }),
+            Some((low, high)) if low < high => Ok(Self::Range(low, high)),
             _ => Err(format!("bad range of categories {text:?}: LOW-HIGH within 0-{MAX_CATEGORY}")),
         }
     }
 }
 
-impl Range {
-    /// Every pair of the range once, beginning at a random one: two who choose at the same time seldom meet, and a
-    /// range without a free pair comes to an end.
-    pub fn pairs(&self, random: u64) -> impl Iterator<Item = Level> {
-        let categories = u64::from(self.high - self.low) + 1;
+impl Choice {
+    /// Every pair once, beginning at a random one: two who choose at the same time seldom meet, and a choice without a
+    /// free pair comes to an end.
+    pub fn pairs(self, random: u64) -> impl Iterator<Item = Level> {
+        let (first, categories) = match self {
+            Self::Range(low, high) => (low, u64::from(high - low) + 1),
+            Self::Pair(_) => (0, 2),
+        };
         let all = categories * (categories - 1) / 2;
-        let first = self.low;
         (0..all).map(move |i| {
+            if let Self::Pair(pair) = self {
+                return pair;
+            }
             // Pair number 0 is (0,1); then come (0,2) (1,2); (0,3) (1,3) (2,3); and so on.
             let number = (random % all + i) % all;
             let high = (8 * number + 1).isqrt().div_ceil(2);
@@ -95,15 +102,15 @@ mod tests {
     #[test]
     fn a_range_has_each_of_its_pairs_once_wherever_it_begins() {
         for random in [0, 5, u64::MAX] {
-            let range: Range = "1020-1023".parse().expect("range");
+            let range: Choice = "1020-1023".parse().expect("range");
             let pairs: Vec<Level> = range.pairs(random).collect();
             assert_eq!(pairs.len(), 6);
             assert_eq!(pairs.iter().collect::<HashSet<_>>().len(), 6);
             assert!(pairs.iter().all(|pair| pair.low < pair.high && pair.low >= 1020));
         }
-        assert_eq!(Range::default().pairs(1).count(), 523_776);
+        assert_eq!(Choice::default().pairs(1).count(), 523_776);
         for bad in ["", "5", "5-5", "6-5", "0-1024", "-1-5", "a-b"] {
-            assert!(bad.parse::<Range>().is_err(), "{bad:?}");
+            assert!(bad.parse::<Choice>().is_err(), "{bad:?}");
         }
     }
 }

@@ -31,6 +31,7 @@ remove  gives the pair of NAME back
   --dry-run             print the document that would be printed, and touch nothing
   --type TYPE           type of the processes (sbx_t, or what the policy has for containers)
   --file-type TYPE      type of the private files (sbx_file_t, or what the policy has)
+  --label CONTEXT       label of the processes: with categories, this pair is claimed and no other
   --categories LOW-HIGH choose the pair from this range (0-1023)
   --help, --version
 ";
@@ -60,13 +61,15 @@ fn alloc(options: &mut Parser) -> Result<()> {
         match arg.long() {
             "type" => wish.process_type = Some(tool::value(options)?),
             "file-type" => wish.file_type = Some(tool::value(options)?),
-            "categories" => wish.range = tool::value(options)?,
+            "label" => wish.label = Some(tool::value(options)?),
+            "categories" => wish.choice = tool::value(options)?,
             _ => filter.take(arg, options)?,
         }
     }
     filter.run(|doc, act| {
         let types = wish.types(apply::policy_types()?);
-        let level = apply::claim(&doc.name()?, &wish.range, act)?;
+        let choice = wish.take_label(doc)?;
+        let level = apply::claim(&doc.name()?, choice, act)?;
         edit::fill(doc, &types, level)
     })?;
     if !apply::is_enabled() {

@@ -112,6 +112,9 @@ pub fn host_unit(name: &Name, doc: &Document, scripts: &Path) -> Result<String> 
     if let Some(root) = doc.read::<PathBuf>("root.path")? {
         text += &format!("RequiresMountsFor={}\n", path(&root)?);
     }
+    if let Some(elsewhere) = doc.read::<PathBuf>("sbx.path")? {
+        text += &format!("RequiresMountsFor={}\n", path(&elsewhere)?);
+    }
     text += "\n[Service]\nType=notify\nNotifyAccess=main\n";
     text += &format!("ExecStart={} {name}\nExecStopPost={} {name}\n", script("sbx-start")?, script("sbx-stop")?);
     if names.is_empty() && units.init.is_none() {

@@ -3,6 +3,7 @@
 use crate::{Document, Name};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -51,9 +52,32 @@ pub fn journal_dir() -> PathBuf {
     root("SBX_JOURNAL_DIR", "/var/log/journal")
 }
 
-/// The directory of one container's private tree, its manifest and its log.
+/// The directory of one container's private tree, its manifest and its log; or a link to it, if it is kept elsewhere.
 pub fn container(name: &Name) -> PathBuf {
-    state_dir().join("containers").join(name.as_str())
+    containers().join(name.as_str())
+}
+
+/// All of them.
+pub fn containers() -> PathBuf {
+    state_dir().join("containers")
+}
+
+/// A directory that containers can be kept in elsewhere. Who else could change it, or what leads there, would have his
+/// own in the place of a container's.
+pub fn elsewhere(path: &Path) -> Result<PathBuf> {
+    let place = path.canonicalize().with_context(|| format!("cannot keep a container in {}", path.display()))?;
+    for above in place.ancestors() {
+        let there = fs::metadata(above).with_context(|| format!("cannot look at {}", above.display()))?;
+        let (mode, sticky) = (there.mode(), there.mode() & 0o1000 != 0 && above != place);
+        let is_safe = there.is_dir() && there.uid() == 0 && (mode & 0o022 == 0 || sticky);
+        ensure!(
+            is_safe,
+            "cannot keep a container in {}: others than root can change {}",
+            place.display(),
+            above.display()
+        );
+    }
+    Ok(place)
 }
 
 /// One container's private tree, laid out as its root directory.
