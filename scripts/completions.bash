@@ -31,7 +31,7 @@ declare -gA _sbx_takes=(
 
     [sbx-fs]='--help --version'
     [sbx-fs layout]='--name=NAME --mount=ANY'
-    [sbx-fs clone]='--name=NAME --dry-run --from=NAME --copy --force --package=ANY --secret=FILE'
+    [sbx-fs clone]='--name=NAME --dry-run --from=NAME --copy --force --package=ANY --secret=FILE DIRECTORY'
     [sbx-fs mount]='--name=NAME --dry-run'
     [sbx-fs resize]='--name=NAME --dry-run'
     [sbx-fs upgrade]='--dry-run NAME'
@@ -114,10 +114,12 @@ _sbx() { # COMMAND WORD PREVIOUS
             done
         fi
     fi
-    [[ $kind != @(FILE|DIRECTORY) ]] || compopt -o filenames
     case $word in
     -*) mapfile -t COMPREPLY < <(compgen -W "${options[*]}" -- "$word") ;;
-    *) mapfile -t COMPREPLY < <(compgen -W "${verbs[*]}" -- "$word"; _sbx_values "$kind" "$word") ;;
+    *)
+        [[ $kind != @(FILE|DIRECTORY) ]] || compopt -o filenames
+        mapfile -t COMPREPLY < <(compgen -W "${verbs[*]}" -- "$word"; _sbx_values "$kind" "$word")
+        ;;
     esac
 }
 complete -F _sbx virt-sandbox-service sbx-{label,ns,cg,fs,net,unit,exec}

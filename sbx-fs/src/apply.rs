@@ -4,7 +4,7 @@ use crate::copy::{Copier, Entry, Verdict, create};
 use crate::edit::{Programs, programs};
 use crate::manifest::Manifest;
 use crate::select::{Selection, Wish};
-use crate::{secrets, tree, writers};
+use crate::{progress, secrets, tree, writers};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{Mode, OFlags, ResolveFlags, chmodat, mkdirat, open, openat2, symlinkat};
 use rustix::io::Errno;
@@ -14,7 +14,7 @@ use sbx::{Document, Name, host, label, store, tool};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -80,15 +80,18 @@ pub fn clone(doc: &mut Document, wish: &Wish, host: &Path, act: bool) -> Result<
             writers::refuse(&origin.tree, &["/".as_ref()], is_its_own)?;
         }
         doc.set("sbx.clone.from", source.as_str())?;
-        return if act { plan.carry_out(|target| plan.fill_from_container(&origin, target)) } else { Ok(Vec::new()) };
+        let work = || plan.carry_out(|target| plan.fill_from_container(&origin, target));
+        return if act { progress::during(origin.tree.as_fd(), &["/".into()], work) } else { Ok(Vec::new()) };
     }
     let mut selection = Selection::of(doc, wish, host)?;
     selection.record(doc)?;
+    let root = File::open(host).with_context(|| format!("cannot open {}", host.display()))?;
     if !wish.force {
-        let root = File::open(host).with_context(|| format!("cannot open {}", host.display()))?;
-        writers::refuse(root, &selection.contents(), |_| false)?;
+        writers::refuse(&root, &selection.contents(), |_| false)?;
     }
-    if act { plan.carry_out(|target| plan.fill_from_host(&mut selection, host, target)) } else { Ok(Vec::new()) }
+    let paths: Vec<_> = selection.contents().into_iter().chain(["/etc".as_ref()]).map(Path::to_owned).collect();
+    let work = || plan.carry_out(|target| plan.fill_from_host(&mut selection, host, target));
+    if act { progress::during(root.as_fd(), &paths, work) } else { Ok(Vec::new()) }
 }
 
 /// A container whose tree is cloned.
