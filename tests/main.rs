@@ -4,6 +4,7 @@ mod attacks;
 mod cases;
 mod clone;
 mod contract;
+mod copy;
 mod crash;
 mod documentation;
 mod examples;

@@ -137,14 +137,18 @@ fn rsync_finds_no_difference_between_any_tree_and_its_clone() {
 
     host.service(&format!("clone {a} {b}")).ok();
     // With content, and what is only in the clone.
-    let compare = ["rsync", "-aHAXnc", "--delete", "--itemize-changes"];
-    let sides = [&from, &to].map(|side| format!("{}/", side.display()));
-    let difference = || host.run(compare.into_iter().chain(sides.iter().map(String::as_str)), "").ok().text();
-    assert_eq!(difference(), "", "seed {seed}");
+    let difference = |to: &Path| {
+        let line = format!("rsync -aHAXnc --delete --itemize-changes {}/ {}/", from.display(), to.display());
+        host.line(&line).ok().text()
+    };
+    assert_eq!(difference(&to), "", "seed {seed}");
+    let alone = host.path("tmp/alone");
+    host.line(&format!("sbx-fs clone {} {}", from.display(), alone.display())).ok();
+    assert_eq!(difference(&alone), "", "seed {seed}");
     let (original, copy) = (blocks(&host, &from), blocks(&host, &to));
     assert!(copy <= original + original / 20, "{copy} KiB of {original}: holes are filled; seed {seed}");
     fs::write(to.join("more"), "").expect("a file");
-    assert_eq!(difference().lines().next(), Some("*deleting   more"), "it is rsync that would tell");
+    assert_eq!(difference(&to).lines().next(), Some("*deleting   more"), "it is rsync that would tell");
     assert_eq!(fs::read(&canary).expect("a canary"), b"canary");
     assert_eq!(fs::metadata(&canary).expect("a canary").mtime_nsec(), written);
     for name in [&b, &a] {

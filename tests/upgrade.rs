@@ -164,8 +164,7 @@ fn an_upgrade_that_was_killed_is_done_by_the_next_one() {
     let kept = host.path("tmp/kept").display().to_string();
     host.line(&format!("cp -a {place} {kept}")).ok();
     let mut killed = 0;
-    for call in ["mkdirat", "renameat", "renameat2", "fchownat", "fchmodat", "utimensat", "unlinkat", "syncfs", "fsync"]
-    {
+    for call in ["mkdirat", "renameat", "renameat2", "fchownat", "fchmod", "utimensat", "unlinkat", "syncfs", "fsync"] {
         // Those that stage, which a dry run makes too, come before those in the tree.
         let trace = host.path("tmp/trace").display().to_string();
         host.line(&format!("strace -f -qq -o {trace} -e trace={call} sbx-fs upgrade --dry-run {name}")).ok();

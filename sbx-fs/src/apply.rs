@@ -4,7 +4,7 @@ use crate::copy::{Copier, Entry, Extent, Verdict, create};
 use crate::edit::{Programs, programs};
 use crate::manifest::Manifest;
 use crate::select::{Selection, Wish};
-use crate::{image, secrets, snapshot, tree, writers};
+use crate::{image, progress, secrets, snapshot, tree, writers};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags, ResolveFlags, chmodat, mkdirat, open, openat2};
 use rustix::io::Errno;
@@ -13,9 +13,9 @@ use sbx::inner::{IDENTITY, SNAKEOIL_KEY};
 use sbx::storage::{self, Storage};
 use sbx::{Document, Name, host, label, store, tool};
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -89,8 +89,7 @@ pub fn clone(doc: &mut Document, wish: &Wish, host: &Path, act: bool) -> Result<
     let mut selection = Selection::of(doc, wish, host)?;
     selection.record(doc)?;
     if !wish.force {
-        let root = File::open(host).with_context(|| format!("cannot open {}", host.display()))?;
-        writers::refuse(root, &selection.contents(), |_| false)?;
+        writers::refuse(open_directory(host)?, &selection.contents(), |_| false)?;
     }
     if act { plan.clone_host(&mut selection, host) } else { Ok(Vec::new()) }
 }
@@ -135,8 +134,10 @@ impl Plan {
     }
 
     fn clone_host(&self, selection: &mut Selection, host: &Path) -> Result<Vec<String>> {
+        let root = open_directory(host)?;
+        let paths: Vec<_> = selection.contents().into_iter().chain(["/etc".as_ref()]).map(Path::to_owned).collect();
         let fill = |target: &OwnedFd| self.fill_from_host(selection, host, target);
-        self.carry_out(|| self.base(), fill)
+        progress::during(root.as_fd(), &paths, || self.carry_out(|| self.base(), fill))
     }
 
     fn clone_base(&self, base: &Path) -> Result<Vec<String>> {
@@ -146,25 +147,26 @@ impl Plan {
                 let is_identity = IDENTITY.iter().any(|own| Path::new("/").join(own) == path);
                 Ok(if is_identity || is_its_own(path) { Verdict::Leave } else { Verdict::Copy })
             };
-            let mut copier = Copier::new(source, target.try_clone()?, judge);
+            let mut copier = Copier::new(source.try_clone()?, target.try_clone()?, judge);
             copier.copy_all()?;
             Ok((Manifest::of(target, &[], |_, _| true)?, copier.notes))
         };
-        self.carry_out(|| self.base(), fill)
+        progress::during(source.as_fd(), &["/".into()], || self.carry_out(|| self.base(), fill))
     }
 
     /// An overlay gets the same snapshot, and a copy of what lies on it.
     fn clone_container(&self, origin: &Origin) -> Result<Vec<String>> {
-        if (self.storage, Storage::of(&origin.doc)?) != (Storage::Overlay, Storage::Overlay) {
-            let source = tree_of(&origin.doc)?;
-            return self.carry_out(|| self.base(), |target| self.fill_from_container(origin, source, target));
-        }
-        let source = open_directory(&store::upper(&origin.name))?;
+        let is_shared = (self.storage, Storage::of(&origin.doc)?) == (Storage::Overlay, Storage::Overlay);
+        let source = if is_shared { open_directory(&store::upper(&origin.name)) } else { tree_of(&origin.doc) }?;
         let base = || {
+            if !is_shared {
+                return self.base();
+            }
             snapshot::share(&origin.name, &self.name)?;
             make_root(&store::upper(&self.name))
         };
-        self.carry_out(base, |target| self.fill_from_container(origin, source, target))
+        let fill = |target: &OwnedFd| self.fill_from_container(origin, &source, target);
+        progress::during(source.as_fd(), &["/".into()], || self.carry_out(base, fill))
     }
 
     /// Makes the place of the tree and what the tree begins with, has it filled, and writes its manifest. Returns what
@@ -254,7 +256,7 @@ impl Plan {
     fn fill_from_container(
         &self,
         origin: &Origin,
-        source: OwnedFd,
+        source: &OwnedFd,
         target: &OwnedFd,
     ) -> Result<(Manifest, Vec<String>)> {
         let judge = |path: &Path, entry: &Entry| {
@@ -266,7 +268,7 @@ impl Plan {
                 _ => Verdict::Copy,
             })
         };
-        let mut copier = Copier::new(source, target.try_clone()?, judge);
+        let mut copier = Copier::new(source.try_clone()?, target.try_clone()?, judge);
         copier.copy_all()?;
         Ok((origin.manifest.clone(), copier.notes))
     }

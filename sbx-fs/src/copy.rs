@@ -1,12 +1,14 @@
 //! The copy engine: copies parts of one directory tree to the same place in another, so that nobody can tell them
 //! apart: kind, content and holes, owner, mode, ACLs and other extended attributes, times, hard links.
 
+use crate::content::Content;
+use crate::progress;
 use anyhow::{Context, Result, bail};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Statx, StatxTimestamp, Timespec, Timestamps, Uid, XattrFlags,
-    chmod, chownat, copy_file_range, ftruncate, getxattr, ioctl_ficlone, linkat, listxattr, listxattr_query, makedev,
-    mkdirat, mknodat, openat, readlinkat, seek, setxattr, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Statx, StatxTimestamp, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat,
+    fchmod, flistxattr_query, fremovexattr, getxattr, linkat, listxattr, listxattr_query, makedev, mkdirat, mknodat,
+    openat, readlinkat, setxattr, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 use sbx::tree::{Id, Node, components, link};
@@ -14,16 +16,12 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// The most that the list of an inode's attributes takes, and the most that one value takes (xattr(7)).
 const XATTR_MAX: usize = 64 << 10;
-
-/// What a file is read and written by where the kernel cannot copy it itself.
-const BLOCK: usize = 128 << 10;
 
 /// What the judge is shown of an entry.
 #[derive(Debug)]
@@ -61,7 +59,10 @@ pub struct Copier<J> {
     judge: J,
     /// Where the first one of each file with several names went.
     links: HashMap<Id, PathBuf>,
-    /// The path at which the copy is, from either root.
+    content: Content,
+    /// What the source's root is called.
+    root: PathBuf,
+    /// The path at which the copy is.
     path: PathBuf,
     /// What was passed over, and why.
     pub notes: Vec<String>,
@@ -83,19 +84,26 @@ impl Level {
 
 impl<J: FnMut(&Path, &Entry) -> Result<Verdict>> Copier<J> {
     pub fn new(source: OwnedFd, target: OwnedFd, judge: J) -> Self {
-        Self { source, target, judge, links: HashMap::new(), path: PathBuf::new(), notes: Vec::new() }
+        let root = PathBuf::from("/");
+        let (links, content, path) = (HashMap::new(), Content::default(), root.clone());
+        Self { source, target, judge, links, content, root, path, notes: Vec::new() }
+    }
+
+    /// Begins all paths that are shown with this one.
+    pub fn called(self, root: &Path) -> Self {
+        Self { root: root.to_owned(), ..self }
     }
 
     /// Copies `path`, and those of the directories above it that the target does not have yet. Where the source has
     /// nothing there is nothing to copy.
     pub fn copy(&mut self, path: &Path, extent: Extent) -> Result<()> {
-        self.path = PathBuf::from("/");
+        self.path.clone_from(&self.root);
         self.copy_from_root(path, extent).with_context(|| format!("cannot copy {}", self.path.display()))
     }
 
     /// Copies all that the source has, and dresses the root as it is there.
     pub fn copy_all(&mut self) -> Result<()> {
-        self.path = PathBuf::from("/");
+        self.path.clone_from(&self.root);
         let (source, target) = (Node::of(self.source.try_clone()?)?, Node::of(self.target.try_clone()?)?);
         self.below(source, target).with_context(|| format!("cannot copy {}", self.path.display()))
     }
@@ -127,12 +135,14 @@ impl<J: FnMut(&Path, &Entry) -> Result<Verdict>> Copier<J> {
     /// Copies what is below a directory, and dresses it last: whatever is made in it changes its times.
     fn below(&mut self, mut source: Node, mut target: Node) -> Result<()> {
         let mount = source.stat.stx_mnt_id;
+        let root = target.id();
         let mut levels = vec![Level::of(&source, &target)?];
         while let Some(level) = levels.last_mut() {
             if let Some(name) = level.rest.pop() {
                 self.path.push(&name);
                 // What is gone by now was deleted while we were on our way.
                 let inner = match Node::at(&source, &name)? {
+                    Some(node) if node.id() == root => bail!("it is the clone itself"),
                     Some(node) => self.entry(node, &target, &name, mount)?,
                     None => None,
                 };
@@ -171,74 +181,66 @@ impl<J: FnMut(&Path, &Entry) -> Result<Verdict>> Copier<J> {
                 dress(&node, &made)?;
                 self.notes.push(format!("{} is empty in the clone: it is a mount point", self.path.display()));
             }
-            FileType::RegularFile => {
-                let file = node.open()?;
-                match (self.judge)(&self.path, &Entry::File(&file))? {
-                    Verdict::Leave => {}
-                    Verdict::Change(content) => {
-                        let made = create(target, name)?;
-                        (&made).write_all(&content)?;
-                        dress(&node, &made)?;
-                    }
-                    Verdict::Copy => self.once(&node, target, name, || {
-                        let made = create(target, name)?;
-                        content(&file, &made, node.stat.stx_size)?;
-                        Ok(made)
-                    })?,
-                }
-            }
+            FileType::RegularFile => self.file(&node, target, name)?,
             FileType::Symlink => {
                 let text = readlinkat(&node, "", Vec::new())?;
                 let path = Path::new(OsStr::from_bytes(text.to_bytes()));
-                if !self.leaves(&Entry::Link(path))? {
-                    self.once(&node, target, name, || {
-                        symlinkat(&text, target, name)?;
-                        made(target, name)
-                    })?;
+                if !self.leaves(&Entry::Link(path))? && !self.is_linked(&node, target, name)? {
+                    symlinkat(&text, target, name)?;
+                    dress(&node, made(target, name)?)?;
                 }
             }
             FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice => {
-                if !self.leaves(&Entry::Other)? {
-                    self.once(&node, target, name, || {
-                        let device = makedev(node.stat.stx_rdev_major, node.stat.stx_rdev_minor);
-                        mknodat(target, name, kind, Mode::RUSR | Mode::WUSR, device)?;
-                        made(target, name)
-                    })?;
+                if !self.leaves(&Entry::Other)? && !self.is_linked(&node, target, name)? {
+                    let device = makedev(node.stat.stx_rdev_major, node.stat.stx_rdev_minor);
+                    mknodat(target, name, kind, Mode::RUSR | Mode::WUSR, device)?;
+                    dress(&node, made(target, name)?)?;
                 }
             }
             // Nobody listens on the copy of a socket.
             FileType::Socket => self.notes.push(format!("{} is not in the clone: it is a socket", self.path.display())),
             FileType::Unknown => bail!("it is of an unknown kind"),
         }
+        progress::file();
         Ok(None)
+    }
+
+    fn file(&mut self, node: &Node, target: &Node, name: &OsStr) -> Result<()> {
+        let file = node.open()?;
+        let made = match (self.judge)(&self.path, &Entry::File(&file))? {
+            Verdict::Leave => return Ok(()),
+            Verdict::Change(content) => {
+                let made = create(target, name)?;
+                (&made).write_all(&content)?;
+                made
+            }
+            Verdict::Copy if self.is_linked(node, target, name)? => return Ok(()),
+            Verdict::Copy => {
+                let made = create(target, name)?;
+                self.content.copy(&file, &made, &node.stat)?;
+                made
+            }
+        };
+        dress_as(&node.stat, file, made)
     }
 
     fn leaves(&mut self, entry: &Entry) -> Result<bool> {
         Ok((self.judge)(&self.path, entry)? == Verdict::Leave)
     }
 
-    /// Makes and dresses what is no directory, or makes one more link to it if it was copied under another name.
-    fn once<T: AsFd>(
-        &mut self,
-        node: &Node,
-        target: &Node,
-        name: &OsStr,
-        make: impl FnOnce() -> Result<T>,
-    ) -> Result<()> {
-        if node.stat.stx_nlink > 1 {
-            if let Some(first) = self.links.get(&node.id()) {
-                return self.link(first, target, name);
-            }
-            self.links.insert(node.id(), self.path.clone());
+    /// Whether an inode was copied already, under another name, to which this makes one more link.
+    fn is_linked(&mut self, node: &Node, target: &Node, name: &OsStr) -> Result<bool> {
+        if node.stat.stx_nlink == 1 {
+            return Ok(false);
         }
-        dress(node, make()?)
-    }
-
-    /// Makes a hard link to what was copied to `first`.
-    fn link(&self, first: &Path, target: &Node, name: &OsStr) -> Result<()> {
+        let Some(first) = self.links.get(&node.id()) else {
+            self.links.insert(node.id(), self.path.clone());
+            return Ok(false);
+        };
         let (Some(above), Some(old)) = (first.parent(), first.file_name()) else { bail!("it has no name") };
-        let above = Node::beneath(&self.target, above)?.with_context(|| format!("{} is gone", first.display()))?;
-        Ok(linkat(&above, old, target, name, AtFlags::empty())?)
+        let above = Node::beneath(&self.target, above.strip_prefix(&self.root)?)?;
+        linkat(above.context("its first name is gone")?, old, target, name, AtFlags::empty())?;
+        Ok(true)
     }
 }
 
@@ -263,100 +265,79 @@ fn made(parent: &Node, name: &OsStr) -> Result<Node> {
     Node::at(parent, name)?.context("it is gone")
 }
 
-/// Copies what a file holds, and leaves its holes: by sharing the blocks where the file system can, else in the
-/// kernel, else by reading and writing.
-fn content(from: &File, to: &File, size: u64) -> io::Result<()> {
-    if ioctl_ficlone(to, from).is_ok() {
-        return Ok(());
-    }
-    let mut offset = 0;
-    while offset < size {
-        let (start, end) = match seek(from, SeekFrom::Data(offset)) {
-            // A hole up to the end.
-            Err(Errno::NXIO) => break,
-            // A file system that knows no holes.
-            Err(_) => (offset, size),
-            Ok(start) => (start, seek(from, SeekFrom::Hole(start))?.min(size)),
-        };
-        range(from, to, start, end)?;
-        offset = end;
-    }
-    Ok(ftruncate(to, size)?)
-}
-
-fn range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
-    let (mut read, mut written) = (start, start);
-    while read < end {
-        let rest = (end - read) as usize;
-        match copy_file_range(from, Some(&mut read), to, Some(&mut written), rest) {
-            Err(Errno::INTR) => {}
-            // The end; or not between these two file systems, in which case the error of what follows counts. Some
-            // file systems report an end that is none.
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
-        }
-    }
-    let mut block = Vec::new();
-    while read < end {
-        block.resize(BLOCK.min((end - read) as usize), 0);
-        let count = from.read_at(&mut block, read)?;
-        if count == 0 {
-            break;
-        }
-        to.write_all_at(&block[..count], read)?;
-        read += count as u64;
+/// Takes the attributes away that a directory has, as of itself or by default from the one that it is in.
+pub fn undress(target: impl AsFd) -> Result<()> {
+    for name in names(target.as_fd())? {
+        fremovexattr(&target, &*name).with_context(|| told(&name))?;
     }
     Ok(())
 }
 
-/// Gives the copy what else its original has. The order counts: a new owner takes the setuid bit and the file's
-/// capabilities away, and every change but that of the times sets the times.
+/// Gives the copy what else its original has.
 pub fn dress(source: &Node, target: impl AsFd) -> Result<()> {
-    let Statx { stx_uid, stx_gid, stx_mode, stx_atime, stx_mtime, .. } = source.stat;
-    let (uid, gid) = (Uid::from_raw(stx_uid), Gid::from_raw(stx_gid));
-    let path = link(&target);
-    chownat(&target, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
-    if source.kind() != FileType::Symlink {
-        chmod(&path, Mode::from_raw_mode(stx_mode.into()))?;
+    dress_as(&source.stat, source, target)
+}
+
+/// Dresses from what was looked at already. The order counts: a new owner takes the setuid bit and the file's
+/// capabilities away, and every change but that of the times sets the times.
+fn dress_as(stat: &Statx, source: impl AsFd, target: impl AsFd) -> Result<()> {
+    let (uid, gid) = (Uid::from_raw(stat.stx_uid), Gid::from_raw(stat.stx_gid));
+    let (source, target) = (source.as_fd(), target.as_fd());
+    chownat(target, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+    if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Symlink {
+        let mode = Mode::from_raw_mode(stat.stx_mode.into());
+        by_path(fchmod(target, mode), || chmod(link(target), mode))?;
     }
-    attributes(&link(source), &path)?;
+    attributes(source, target)?;
     let time = |time: StatxTimestamp| Timespec { tv_sec: time.tv_sec, tv_nsec: time.tv_nsec.into() };
-    let times = Timestamps { last_access: time(stx_atime), last_modification: time(stx_mtime) };
-    Ok(utimensat(&target, "", &times, AtFlags::EMPTY_PATH)?)
+    let times = Timestamps { last_access: time(stat.stx_atime), last_modification: time(stat.stx_mtime) };
+    Ok(utimensat(target, "", &times, AtFlags::EMPTY_PATH)?)
+}
+
+/// Of a call on a descriptor that only looks (O_PATH) the same by its path in procfs, which takes longer.
+fn by_path<T>(done: rustix::io::Result<T>, again: impl FnOnce() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    if matches!(done, Err(Errno::BADF)) { again() } else { done }
 }
 
 /// Copies the extended attributes, ACLs and file capabilities among them.
-fn attributes(source: &str, target: &str) -> Result<()> {
+fn attributes(source: BorrowedFd, target: BorrowedFd) -> Result<()> {
     for (name, value) in attributes_of(source)? {
-        setxattr(target, &*name, &value, XattrFlags::empty())
-            .with_context(|| format!("attribute {}", name.to_string_lossy()))?;
+        setxattr(link(target), &*name, &value, XattrFlags::empty()).with_context(|| told(&name))?;
     }
     Ok(())
 }
 
-/// The extended attributes of what a path leads to that a copy gets.
-pub fn attributes_of(source: &str) -> Result<Vec<(CString, Vec<u8>)>> {
-    let mut names = Vec::with_capacity(match listxattr_query(source) {
+/// The attributes that a copy gets, with their values.
+pub fn attributes_of(fd: BorrowedFd) -> Result<Vec<(CString, Vec<u8>)>> {
+    let value = |name: CString| {
+        let mut value = Vec::with_capacity(XATTR_MAX);
+        getxattr(link(fd), &*name, spare_capacity(&mut value)).with_context(|| told(&name))?;
+        Ok((name, value))
+    };
+    names(fd)?.into_iter().map(value).collect()
+}
+
+/// The names of the attributes that are copied.
+fn names(fd: BorrowedFd) -> Result<Vec<CString>> {
+    let mut names = Vec::with_capacity(match by_path(flistxattr_query(fd), || listxattr_query(link(fd))) {
         Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
         Ok(_) => XATTR_MAX,
         Err(error) => return Err(error.into()),
     });
-    listxattr(source, spare_capacity(&mut names))?;
-    let names = names.split_inclusive(|b| *b == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok());
-    let value = |name: &CStr| {
-        let mut value = Vec::with_capacity(XATTR_MAX);
-        getxattr(source, name, spare_capacity(&mut value))
-            .with_context(|| format!("attribute {}", name.to_string_lossy()))?;
-        Ok((name.to_owned(), value))
-    };
-    names.filter(|name| is_kept(name.to_bytes())).map(value).collect()
+    listxattr(link(fd), spare_capacity(&mut names))?;
+    let names = names.split_inclusive(|byte| *byte == 0).filter(|name| is_kept(name));
+    Ok(names.filter_map(|name| CStr::from_bytes_with_nul(name).ok()).map(CStr::to_owned).collect())
+}
+
+fn told(attribute: &CStr) -> String {
+    format!("attribute {}", attribute.to_string_lossy())
 }
 
 /// Of the attributes those that mean the same on the copy. The SELinux label is the container's own, EVM's
 /// signature is of the inode, and what else begins with `system.` or a file system's name is the file system's.
 fn is_kept(name: &[u8]) -> bool {
     let kept: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system.posix_acl_"];
-    kept.iter().any(|prefix| name.starts_with(prefix)) && !matches!(name, b"security.selinux" | b"security.evm")
+    kept.iter().any(|prefix| name.starts_with(prefix)) && !matches!(name, b"security.selinux\0" | b"security.evm\0")
 }
 
 #[cfg(test)]
@@ -367,7 +348,7 @@ mod tests {
     use rustix::fs::{lgetxattr, llistxattr, lsetxattr};
     use std::collections::BTreeMap;
     use std::fs;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+    use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, lchown, symlink};
     use std::os::unix::net::UnixListener;
 
     /// Two directories, the second one empty, and a file beside them that nothing may touch.

@@ -1,6 +1,8 @@
 //! sbx-fs: the file system of a container: what it shares with the host, what is its own, and how it is mounted.
 
 mod apply;
+mod clone;
+mod content;
 mod copy;
 mod edit;
 mod extra;
@@ -8,6 +10,7 @@ mod image;
 mod manifest;
 mod mount;
 mod packages;
+mod progress;
 mod resize;
 #[cfg(test)]
 mod scratch;
@@ -30,6 +33,7 @@ sbx-fs: the file system of a container: what it shares with the host, what is it
 usage: sbx-fs base [--name NAME] DIRECTORY                  document in, document out
        sbx-fs layout [--name NAME] [OPTION...]               document in, document out
        sbx-fs clone [--name NAME] [--dry-run] [OPTION...]   document in, document out
+       sbx-fs clone [--force] SOURCE DESTINATION            any directory tree, no document
        sbx-fs mount [--name NAME] [--dry-run]               document in, document out
        sbx-fs resize [--name NAME] [--dry-run]              document in, document out
        sbx-fs upgrade [--dry-run] NAME
@@ -40,7 +44,8 @@ base    fills in sbx.base: the container gets a root of its own, made from this 
         of sharing the host's programs
 layout  fills in root, mounts, linux.maskedPaths and linux.readonlyPaths
 clone   makes the private tree: /etc as the host's, without its secrets and identity; /var with the
-        directories of the packages that own the units; /root, /home and /srv empty; fills in sbx.clone
+        directories of the packages that own the units; /root, /home and /srv empty; fills in sbx.clone;
+        with operands: makes the directory DESTINATION a clone of the directory SOURCE, whole or not at all
 mount   builds the file system in the namespaces of the running container
 resize  gives the memory file systems of the running container the sizes that mounts says, and its
         image the size that sbx.store says
@@ -120,7 +125,14 @@ fn upgrade(options: &mut Parser) -> Result<()> {
 fn clone(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::apply();
     let mut wish = select::Wish::default();
+    let mut operands = Vec::new();
+    let mut is_of_a_document = false;
     while let Some(arg) = tool::next(options)? {
+        if let Argument::Operand(path) = arg {
+            operands.push(PathBuf::from(path));
+            continue;
+        }
+        is_of_a_document |= arg.long() != "force";
         match arg.long() {
             "from" => wish.from = Some(tool::value(options)?),
             "copy" => wish.copy = true,
@@ -131,10 +143,14 @@ fn clone(options: &mut Parser) -> Result<()> {
         }
     }
     let mut notes = Vec::new();
-    filter.run(|doc, act| {
-        notes = apply::clone(doc, &wish, "/".as_ref(), act)?;
-        Ok(())
-    })?;
+    match operands.as_slice() {
+        [] => filter.run(|doc, act| {
+            notes = apply::clone(doc, &wish, "/".as_ref(), act)?;
+            Ok(())
+        })?,
+        [source, destination] if !is_of_a_document => notes = clone::clone(source, destination, wish.force)?,
+        _ => return Err(Usage("operands are SOURCE and DESTINATION, with no option but --force".into()).into()),
+    }
     for note in notes {
         tool::note("sbx-fs", &note);
     }

@@ -8,12 +8,13 @@ use crate::manifest::{digest, hexadecimal};
 use crate::tree;
 use anyhow::{Context, Result};
 use rustix::fs::{FileType, FlockOperation, flock, readlinkat};
-use sbx::tree::{Id, Node, link, walk};
+use sbx::tree::{Id, Node, walk};
 use sbx::{Name, store, tool};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -140,7 +141,7 @@ fn told(node: &Node) -> Result<Vec<u8>> {
         _ => Vec::new(),
     };
     let time = (!node.is_directory()).then_some((stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec));
-    let mut attributes = attributes_of(&link(node))?;
+    let mut attributes = attributes_of(node.as_fd())?;
     attributes.sort();
     let device = (stat.stx_rdev_major, stat.stx_rdev_minor);
     Ok(serde_json::to_vec(&(stat.stx_mode, stat.stx_uid, stat.stx_gid, device, time, attributes, content))?)

@@ -1,7 +1,7 @@
 //! Who writes files that are about to be copied: a copy of a database's files that changes underneath is worth nothing.
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, CWD, FileType, OFlags, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, Statx, StatxFlags, statx};
 use sbx::tree::{Id, Node, walk};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -10,43 +10,55 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Fails, naming one of them, if a process has a regular file below `paths`, but for those that are left out, open to
-/// write anywhere in it. One that only appends, as to a log, does no harm: what is copied was all of it at some time.
+/// The files that processes have open to write anywhere in them, and which process it is. One that only appends, as
+/// to a log, does no harm: what is copied was all of it at some time.
+pub struct Writers(HashMap<Id, PathBuf>);
+
+impl Writers {
+    /// As it is now: a process may end, close and open at any time.
+    pub fn now() -> Result<Self> {
+        let is_process = |name: &OsStr| name.as_bytes().iter().all(u8::is_ascii_digit);
+        let processes = fs::read_dir("/proc").context("cannot read /proc")?.flatten();
+        let processes = processes.filter(|entry| is_process(&entry.file_name())).map(|entry| entry.path());
+        let files = processes.flat_map(|process| {
+            let descriptors = fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten();
+            let written = descriptors.filter(|entry| fs::read_to_string(entry.path()).is_ok_and(|info| writes(&info)));
+            written.filter_map(move |entry| {
+                let file = process.join("fd").join(entry.file_name());
+                let stat = statx(CWD, file, AtFlags::empty(), StatxFlags::BASIC_STATS).ok()?;
+                Some((id(&stat), process.clone()))
+            })
+        });
+        Ok(Self(files.collect()))
+    }
+
+    /// Fails, naming the process, if it writes a file.
+    pub fn refuse(&self, file: impl AsFd) -> Result<()> {
+        let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+        let Some(process) = self.0.get(&id(&stat)) else { return Ok(()) };
+        bail!("it is being written by {}: stop it first, or copy all the same with --force", told(process));
+    }
+}
+
+/// Fails, naming it, if a regular file below `paths`, but for those that are left out, is being written.
 pub fn refuse(root: impl AsFd, paths: &[&Path], is_left_out: impl Fn(&Path) -> bool) -> Result<()> {
-    let mut files: HashMap<Id, PathBuf> = HashMap::new();
+    let writers = Writers::now()?;
     for path in paths {
         let Some(node) = Node::beneath(&root, path)? else { continue };
         let mut place = path.to_path_buf();
         walk(&node, &mut place, |node, path| {
             if node.kind() == FileType::RegularFile && !path.ancestors().any(&is_left_out) {
-                files.insert(node.id(), path.to_owned());
+                writers.refuse(node)?;
             }
             Ok(())
         })
-        .with_context(|| format!("cannot look at {}", place.display()))?;
-    }
-    let is_process = |name: &OsStr| name.as_bytes().iter().all(u8::is_ascii_digit);
-    let processes = fs::read_dir("/proc").context("cannot read /proc")?.flatten();
-    let processes = processes.filter(|entry| is_process(&entry.file_name())).map(|entry| entry.path());
-    for process in processes {
-        // A process may end meanwhile, and close what it has open.
-        let descriptors = fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten();
-        let file = descriptors
-            .filter(|entry| fs::read_to_string(entry.path()).is_ok_and(|info| writes(&info)))
-            .find_map(|entry| {
-                let file = process.join("fd").join(entry.file_name());
-                let stat = statx(CWD, file, AtFlags::empty(), StatxFlags::BASIC_STATS).ok()?;
-                files.get(&(stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
-            });
-        if let Some(file) = file {
-            bail!(
-                "{} is being written by {}: stop it first, or copy all the same with --force",
-                file.display(),
-                told(&process)
-            );
-        }
+        .with_context(|| format!("cannot copy {}", place.display()))?;
     }
     Ok(())
+}
+
+fn id(stat: &Statx) -> Id {
+    (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino)
 }
 
 /// Whether the flags of a descriptor (proc_pid_fdinfo(5)) let it write anywhere in its file.
@@ -80,14 +92,14 @@ mod tests {
         fs::create_dir(scratch.path().join("d")).expect("directory");
         fs::write(&path, "").expect("file");
         let refused = |path: &str| {
-            refuse(open(), &[Path::new(path)], |path| path.ends_with("left")).map_err(|error| error.to_string())
+            refuse(open(), &[Path::new(path)], |path| path.ends_with("left")).map_err(|error| format!("{error:#}"))
         };
         let reader = File::open(&path).expect("file");
         let appender = File::options().append(true).open(&path).expect("file");
         assert_eq!(refused("/d"), Ok(()));
         for writer in [File::options().write(true).open(&path), File::options().read(true).write(true).open(&path)] {
             let error = refused("/d").expect_err("is written");
-            assert!(error.starts_with("/d/data is being written by "), "{error}");
+            assert!(error.starts_with("cannot copy /d/data: it is being written by "), "{error}");
             assert!(error.contains(&format!("(process {}", std::process::id())), "{error}");
             assert_eq!(refused("/none"), Ok(()));
             drop(writer);

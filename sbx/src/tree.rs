@@ -33,6 +33,12 @@ impl AsFd for Node {
     }
 }
 
+impl From<Node> for OwnedFd {
+    fn from(node: Node) -> Self {
+        node.fd
+    }
+}
+
 impl Node {
     /// Looks at `name` in the directory `dir`. `None` if there is no such entry.
     pub fn at(dir: impl AsFd, name: &OsStr) -> io::Result<Option<Self>> {
