@@ -1,26 +1,22 @@
 //! The copy engine: copies parts of one directory tree to the same place in another, so that nobody can tell them
 //! apart: kind, content and holes, owner, mode, ACLs and other extended attributes, times, hard links.
 
+use crate::look::Look;
 use anyhow::{Context, Result, bail};
-use rustix::buffer::spare_capacity;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Statx, StatxTimestamp, Timespec, Timestamps, Uid, XattrFlags,
-    chmod, chownat, copy_file_range, ftruncate, getxattr, ioctl_ficlone, linkat, listxattr, listxattr_query, makedev,
-    mkdirat, mknodat, openat, readlinkat, seek, setxattr, symlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, SeekFrom, Statx, copy_file_range, ftruncate, ioctl_ficlone, linkat, makedev,
+    mkdirat, mknodat, openat, readlinkat, seek, symlinkat,
 };
 use rustix::io::Errno;
-use sbx::tree::{Id, Node, components, link};
+use sbx::tree::{Id, Node, components};
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-
-/// The most that the list of an inode's attributes takes, and the most that one value takes (xattr(7)).
-const XATTR_MAX: usize = 64 << 10;
 
 /// What a file is read and written by where the kernel cannot copy it itself.
 const BLOCK: usize = 128 << 10;
@@ -309,62 +305,19 @@ fn range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the copy what else its original has. The order counts: a new owner takes the setuid bit and the file's
-/// capabilities away, and every change but that of the times sets the times.
+/// Gives the copy what else its original has.
 pub fn dress(source: &Node, target: impl AsFd) -> Result<()> {
-    let Statx { stx_uid, stx_gid, stx_mode, stx_atime, stx_mtime, .. } = source.stat;
-    let (uid, gid) = (Uid::from_raw(stx_uid), Gid::from_raw(stx_gid));
-    let path = link(&target);
-    chownat(&target, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
-    if source.kind() != FileType::Symlink {
-        chmod(&path, Mode::from_raw_mode(stx_mode.into()))?;
-    }
-    attributes(&link(source), &path)?;
-    let time = |time: StatxTimestamp| Timespec { tv_sec: time.tv_sec, tv_nsec: time.tv_nsec.into() };
-    let times = Timestamps { last_access: time(stx_atime), last_modification: time(stx_mtime) };
-    Ok(utimensat(&target, "", &times, AtFlags::EMPTY_PATH)?)
-}
-
-/// Copies the extended attributes, ACLs and file capabilities among them.
-fn attributes(source: &str, target: &str) -> Result<()> {
-    for (name, value) in attributes_of(source)? {
-        setxattr(target, &*name, &value, XattrFlags::empty())
-            .with_context(|| format!("attribute {}", name.to_string_lossy()))?;
-    }
-    Ok(())
-}
-
-/// The extended attributes of what a path leads to that a copy gets.
-pub fn attributes_of(source: &str) -> Result<Vec<(CString, Vec<u8>)>> {
-    let mut names = Vec::with_capacity(match listxattr_query(source) {
-        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
-        Ok(_) => XATTR_MAX,
-        Err(error) => return Err(error.into()),
-    });
-    listxattr(source, spare_capacity(&mut names))?;
-    let names = names.split_inclusive(|b| *b == 0).filter_map(|name| CStr::from_bytes_with_nul(name).ok());
-    let value = |name: &CStr| {
-        let mut value = Vec::with_capacity(XATTR_MAX);
-        getxattr(source, name, spare_capacity(&mut value))
-            .with_context(|| format!("attribute {}", name.to_string_lossy()))?;
-        Ok((name.to_owned(), value))
-    };
-    names.filter(|name| is_kept(name.to_bytes())).map(value).collect()
-}
-
-/// Of the attributes those that mean the same on the copy. The SELinux label is the container's own, EVM's
-/// signature is of the inode, and what else begins with `system.` or a file system's name is the file system's.
-fn is_kept(name: &[u8]) -> bool {
-    let kept: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system.posix_acl_"];
-    kept.iter().any(|prefix| name.starts_with(prefix)) && !matches!(name, b"security.selinux" | b"security.evm")
+    Look::of(source)?.put_on(target)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::look::XATTR_MAX;
     use crate::scratch::{Scratch, is_root};
     use proptest::prelude::*;
-    use rustix::fs::{lgetxattr, llistxattr, lsetxattr};
+    use rustix::buffer::spare_capacity;
+    use rustix::fs::{Timespec, Timestamps, XattrFlags, lgetxattr, llistxattr, lsetxattr, utimensat};
     use std::collections::BTreeMap;
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};

@@ -5,6 +5,7 @@ mod copy;
 mod edit;
 mod extra;
 mod image;
+mod look;
 mod manifest;
 mod mount;
 mod packages;
