@@ -113,6 +113,11 @@ pub fn programs(host: &Path) -> Result<Vec<Programs>> {
     Ok(found)
 }
 
+/// Whether a path of a private tree is one of those names.
+pub fn is_programs(path: &Path) -> bool {
+    PROGRAMS.iter().any(|name| path.strip_prefix("/").unwrap_or(path) == Path::new(name))
+}
+
 /// Fills in the directory that the container's root is made from, instead of the host's.
 pub fn base(doc: &mut Document, directory: &Path) -> Result<()> {
     let failed = || format!("cannot take {} for a root", directory.display());
@@ -147,14 +152,19 @@ fn store(doc: &mut Document, wanted: Storage) -> Result<()> {
     Ok(())
 }
 
+/// Fills in where the private tree is.
+pub fn place(doc: &mut Document) -> Result<()> {
+    let tree = sbx::store::tree(&doc.name()?);
+    doc.set("root.path", tree.to_str().with_context(|| format!("{} is not UTF-8", tree.display()))?)
+}
+
 /// Fills in root, mounts, and the masked and read-only paths. Mounts of other destinations stay, after ours; those that
 /// are wished for, now or by an earlier layout, come last, and may take the place of one of our memory file systems.
 pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     if let Some(wanted) = wish.store {
         store(doc, wanted)?;
     }
-    let tree = sbx::store::tree(&doc.name()?);
-    let tree = tree.to_str().with_context(|| format!("{} is not UTF-8", tree.display()))?;
+    place(doc)?;
     let mut extras: Vec<Extra> = doc.read("sbx.mounts")?.unwrap_or_default();
     for wish in wish.mounts {
         extras.retain(|extra| extra.destination != wish.destination);
@@ -180,7 +190,6 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     }
 
     let masked: Vec<String> = MASKED.into_iter().map(str::to_owned).chain(thermal_throttles(host)).collect();
-    doc.set("root.path", tree)?;
     if !extras.is_empty() {
         doc.set("sbx.mounts", json!(extras))?;
     }
