@@ -37,6 +37,8 @@ declare -gA _sbx_takes=(
     [sbx-fs resize]='--name=NAME --dry-run'
     [sbx-fs upgrade]='--dry-run NAME'
     [sbx-fs diff]='NAME'
+    [sbx-fs export]='--force NAME'
+    [sbx-fs import]='--device --name=NAME --store=ANY --path=DIRECTORY'
     [sbx-fs remove]='NAME'
 
     [sbx-net]='--help --version'
@@ -72,6 +74,9 @@ declare -gA _sbx_takes=(
     [virt-sandbox-service refresh]='-h --help NAME'
     [virt-sandbox-service upgrade]='--dry-run -h --help NAME'
     [virt-sandbox-service diff]='--json -h --help NAME'
+    [virt-sandbox-service export]='--force -h --help NAME'
+    [virt-sandbox-service import]='--device -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY -p=DIRECTORY --path=DIRECTORY
+        -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help'
     [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -i=ANY --imagesize=ANY -h --help NAME'
     [virt-sandbox-service delete]='-h --help NAME'
 )

@@ -58,12 +58,12 @@ const PROFILE: &[&str] = &["process.capabilities", "process.noNewPrivileges", "p
 /// Verbs that take a name: undos, reports and orders.
 pub const UNDOS: [&str; 6] =
     ["sbx-unit remove", "sbx-net remove", "sbx-ns remove", "sbx-cg remove", "sbx-fs remove", "sbx-label remove"];
-const SHOWS: [&str; 4] = ["sbx-ns show", "sbx-cg show", "sbx-label check", "sbx-fs diff"];
+const SHOWS: [&str; 5] = ["sbx-ns show", "sbx-cg show", "sbx-label check", "sbx-fs diff", "sbx-fs export"];
 const ORDERS: [&str; 4] = ["sbx-cg freeze", "sbx-cg thaw", "sbx-cg kill", "sbx-fs upgrade"];
 /// Verbs that take nothing.
 const LISTS: [&str; 2] = ["sbx-label list", "sbx-ns list"];
-/// Verbs that end a pipe.
-const ENDS: [&str; 3] = ["sbx-exec run -- true", "sbx-exec boot", "sbx-exec stop"];
+/// Verbs that end a pipe, and the one that begins one with an archive.
+const ENDS: [&str; 4] = ["sbx-exec run -- true", "sbx-exec boot", "sbx-exec stop", "sbx-fs import --name c"];
 
 impl Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -238,6 +238,17 @@ fn a_killed_create_is_found_by_delete() {
 }
 
 #[test]
+fn a_killed_import_is_found_by_delete() {
+    let host = Host::new();
+    let [origin, name] = ["a", "x"].map(|name| host.name(name));
+    let archive = host.path("tmp/archive").display().to_string();
+    host.service(&format!("create {origin} -- /bin/sleep 1000")).ok();
+    host.bash(&format!("virt-sandbox-service export {origin} >{archive}")).ok();
+    let import = format!("exec virt-sandbox-service import {name} <{archive}");
+    kill_and_delete(&host, &name, kills(4), None, &["bash", "-c", &import]);
+}
+
+#[test]
 fn a_killed_start_of_a_command_is_found_by_delete() {
     let host = Host::new();
     let name = host.name("x");

@@ -1,5 +1,6 @@
 //! Tests of the real tools and scripts, run by scripts/test in namespaces of their own.
 
+mod archive;
 mod attacks;
 mod cases;
 mod clone;

@@ -71,7 +71,16 @@ fn another_debian_boots_beside_the_shared_one() {
     host.inside(&own, "echo changed >/etc/motd").ok();
     let diff = host.service(&format!("diff {own}")).ok().text();
     assert!(diff.lines().any(|line| line.ends_with(" /etc/motd")), "{diff}");
-    for name in all {
+    // They need nothing of this host: what they were made from may be gone, and they move to another.
+    let moved = [&other, &unit].map(|name| (name, format!("{name}-moved")));
+    for (name, moved) in &moved {
+        host.bash(&format!("virt-sandbox-service export --force {name} | virt-sandbox-service import {moved}")).ok();
+        host.service(&format!("start {moved}")).ok();
+        assert_eq!(host.inside(moved, codename).ok().text(), release);
+        assert_eq!(host.inside(moved, "systemctl is-active cron").ok().text(), "active");
+    }
+    assert_eq!(host.inside(&moved[0].1, "cat /usr/bin/mine; hostname").ok().text(), format!("mine\n{}", moved[0].1));
+    for name in all.into_iter().chain(moved.iter().map(|(_, moved)| moved)) {
         host.service(&format!("stop {name}")).ok();
         host.service(&format!("delete {name}")).ok();
     }

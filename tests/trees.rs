@@ -18,7 +18,7 @@ const ENTRIES: u32 = 10_000;
 const LONGEST: usize = 3000;
 
 /// Numbers that look random, the same for the same seed (xorshift64*).
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     fn below(&mut self, end: usize) -> usize {
@@ -42,7 +42,7 @@ impl Random {
 }
 
 /// Makes a tree of all kinds of file.
-fn make_tree(root: &Path, random: &mut Random) {
+pub fn make_tree(root: &Path, random: &mut Random) {
     let (mut directories, mut files) = (vec![root.to_owned()], vec![]);
     for _ in 0..ENTRIES {
         // Often in the newest, so that it grows deep.

@@ -46,20 +46,23 @@ const WHO: [&str; 5] =
 const JOURNALS: &str = "/var/log/journal";
 
 /// The largest file of host names that is read, in bytes: root inside may have made it as large as he likes.
-const LARGEST_HOSTS: u64 = 1 << 20;
+pub const LARGEST_HOSTS: u64 = 1 << 20;
+
+/// Where the names of hosts are, the container's own among them.
+pub const HOSTS: &str = "/etc/hosts";
 
 /// Whether a path of a container's tree is not for its clones.
-fn is_its_own(path: &Path) -> bool {
+pub fn is_its_own(path: &Path) -> bool {
     let beneath = path.strip_prefix("/").unwrap_or(path);
     WHO.iter().any(|own| Path::new(own) == beneath) || path.parent() == Some(Path::new(JOURNALS))
 }
 
 /// A private tree that is to be made.
-struct Plan {
+pub struct Plan {
     doc: Document,
     name: Name,
     storage: Storage,
-    hostname: String,
+    pub hostname: String,
 }
 
 /// Makes the private tree from what is below `host`, the host's root directory, or from another container's, and fills
@@ -118,7 +121,7 @@ pub fn tree_of(doc: &Document) -> Result<OwnedFd> {
 
 impl Plan {
     /// Nothing may be yet where the tree will be.
-    fn of(doc: &Document) -> Result<Self> {
+    pub fn of(doc: &Document) -> Result<Self> {
         let name = doc.name()?;
         let tree = store::tree_of(doc)?;
         let is_empty = match fs::read_dir(&tree) {
@@ -136,8 +139,7 @@ impl Plan {
     fn clone_host(&self, selection: &mut Selection, host: &Path) -> Result<Vec<String>> {
         let root = open_directory(host)?;
         let paths: Vec<_> = selection.contents().into_iter().chain(["/etc".as_ref()]).map(Path::to_owned).collect();
-        let fill = |target: &OwnedFd| self.fill_from_host(selection, host, target);
-        progress::during(root.as_fd(), &paths, || self.carry_out(|| self.base(), fill))
+        progress::during(root.as_fd(), &paths, || self.make(|target| self.fill_from_host(selection, host, target)))
     }
 
     fn clone_base(&self, base: &Path) -> Result<Vec<String>> {
@@ -145,13 +147,20 @@ impl Plan {
         let fill = |target: &OwnedFd| {
             let judge = |path: &Path, _: &Entry| {
                 let is_identity = IDENTITY.iter().any(|own| Path::new("/").join(own) == path);
-                Ok(if is_identity || is_its_own(path) { Verdict::Leave } else { Verdict::Copy })
+                // The container's own /dev is mounted there.
+                let is_device = path.parent() == Some(Path::new("/dev"));
+                Ok(if is_identity || is_device || is_its_own(path) { Verdict::Leave } else { Verdict::Copy })
             };
             let mut copier = Copier::new(source.try_clone()?, target.try_clone()?, judge);
             copier.copy_all()?;
             Ok((Manifest::of(target, &[], |_, _| true)?, copier.notes))
         };
-        progress::during(source.as_fd(), &["/".into()], || self.carry_out(|| self.base(), fill))
+        progress::during(source.as_fd(), &["/".into()], || self.make(fill))
+    }
+
+    /// Makes the tree of what `fill` puts into it.
+    pub fn make(&self, fill: impl FnOnce(&OwnedFd) -> Result<(Manifest, Vec<String>)>) -> Result<Vec<String>> {
+        self.carry_out(|| self.base(), fill)
     }
 
     /// An overlay gets the same snapshot, and a copy of what lies on it.
@@ -262,7 +271,7 @@ impl Plan {
         let judge = |path: &Path, entry: &Entry| {
             Ok(match entry {
                 _ if is_its_own(path) => Verdict::Leave,
-                Entry::File(file) if path == Path::new("/etc/hosts") && file.metadata()?.len() <= LARGEST_HOSTS => {
+                Entry::File(file) if path == Path::new(HOSTS) && file.metadata()?.len() <= LARGEST_HOSTS => {
                     Verdict::Change(renamed(&secrets::read(file, LARGEST_HOSTS)?, &origin.hostname, &self.hostname))
                 }
                 _ => Verdict::Copy,
@@ -289,25 +298,31 @@ impl Plan {
     }
 
     fn skeleton(&self, target: &OwnedFd, host: &Path) -> Result<()> {
-        let make = |name: &str, mode: u32| {
-            let mode = Mode::from_raw_mode(mode);
-            mkdirat(target, name, mode)?;
-            // The mode that a directory is made with is less the umask.
-            chmodat(target, name, mode, rustix::fs::AtFlags::empty())
-        };
-        let context = |name: &str| format!("cannot make /{name} of {}", self.name);
         for (name, mode) in DIRECTORIES {
-            make(name, mode).with_context(|| context(name))?;
+            self.directory(target, name, mode)?;
         }
+        self.programs(target, host)
+    }
+
+    /// Makes the names under which the host's programs are found.
+    pub fn programs(&self, target: &OwnedFd, host: &Path) -> Result<()> {
         let mut links =
             Copier::new(open_directory(host)?, target.try_clone()?, |_: &Path, _: &Entry| Ok(Verdict::Copy));
         for found in programs(host)? {
             match found {
                 Programs::Link { name } => links.copy(&Path::new("/").join(name), Extent::Node)?,
-                Programs::Tree { name } => make(name, 0o755).with_context(|| context(name))?,
+                Programs::Tree { name } => self.directory(target, name, 0o755)?,
             }
         }
         Ok(())
+    }
+
+    fn directory(&self, target: &OwnedFd, name: &str, mode: u32) -> Result<()> {
+        let mode = Mode::from_raw_mode(mode);
+        // The mode that a directory is made with is less the umask.
+        mkdirat(target, name, mode)
+            .and_then(|()| chmodat(target, name, mode, rustix::fs::AtFlags::empty()))
+            .with_context(|| format!("cannot make /{name} of {}", self.name))
     }
 }
 
@@ -328,7 +343,7 @@ pub fn open_directory(path: &Path) -> Result<OwnedFd> {
 }
 
 /// A text of hosts(5) in which a host has another name.
-fn renamed(text: &[u8], from: &str, to: &str) -> Vec<u8> {
+pub fn renamed(text: &[u8], from: &str, to: &str) -> Vec<u8> {
     let words = text.split_inclusive(|byte| byte.is_ascii_whitespace());
     words
         .flat_map(|word| {

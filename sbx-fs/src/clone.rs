@@ -1,6 +1,7 @@
 //! Clones any directory tree, without a document.
 
-use crate::copy::{Copier, Entry, Verdict, undress};
+use crate::copy::{Copier, Entry, Verdict};
+use crate::look::undress;
 use crate::writers::Writers;
 use crate::{progress, tree};
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};

@@ -2,26 +2,21 @@
 //! apart: kind, content and holes, owner, mode, ACLs and other extended attributes, times, hard links.
 
 use crate::content::Content;
+use crate::look::Look;
 use crate::progress;
 use anyhow::{Context, Result, bail};
-use rustix::buffer::spare_capacity;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Statx, StatxTimestamp, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat,
-    fchmod, flistxattr_query, fremovexattr, getxattr, linkat, listxattr, listxattr_query, makedev, mkdirat, mknodat,
-    openat, readlinkat, setxattr, symlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Statx, linkat, makedev, mkdirat, mknodat, openat, readlinkat, symlinkat,
 };
 use rustix::io::Errno;
-use sbx::tree::{Id, Node, components, link};
+use sbx::tree::{Id, Node, components};
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-/// The most that the list of an inode's attributes takes, and the most that one value takes (xattr(7)).
-const XATTR_MAX: usize = 64 << 10;
 
 /// What the judge is shown of an entry.
 #[derive(Debug)]
@@ -221,7 +216,7 @@ impl<J: FnMut(&Path, &Entry) -> Result<Verdict>> Copier<J> {
                 made
             }
         };
-        dress_as(&node.stat, file, made)
+        Look::at(&node.stat, &file)?.put_on(made)
     }
 
     fn leaves(&mut self, entry: &Entry) -> Result<bool> {
@@ -265,87 +260,19 @@ fn made(parent: &Node, name: &OsStr) -> Result<Node> {
     Node::at(parent, name)?.context("it is gone")
 }
 
-/// Takes the attributes away that a directory has, as of itself or by default from the one that it is in.
-pub fn undress(target: impl AsFd) -> Result<()> {
-    for name in names(target.as_fd())? {
-        fremovexattr(&target, &*name).with_context(|| told(&name))?;
-    }
-    Ok(())
-}
-
 /// Gives the copy what else its original has.
 pub fn dress(source: &Node, target: impl AsFd) -> Result<()> {
-    dress_as(&source.stat, source, target)
-}
-
-/// Dresses from what was looked at already. The order counts: a new owner takes the setuid bit and the file's
-/// capabilities away, and every change but that of the times sets the times.
-fn dress_as(stat: &Statx, source: impl AsFd, target: impl AsFd) -> Result<()> {
-    let (uid, gid) = (Uid::from_raw(stat.stx_uid), Gid::from_raw(stat.stx_gid));
-    let (source, target) = (source.as_fd(), target.as_fd());
-    chownat(target, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
-    if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Symlink {
-        let mode = Mode::from_raw_mode(stat.stx_mode.into());
-        by_path(fchmod(target, mode), || chmod(link(target), mode))?;
-    }
-    attributes(source, target)?;
-    let time = |time: StatxTimestamp| Timespec { tv_sec: time.tv_sec, tv_nsec: time.tv_nsec.into() };
-    let times = Timestamps { last_access: time(stat.stx_atime), last_modification: time(stat.stx_mtime) };
-    Ok(utimensat(target, "", &times, AtFlags::EMPTY_PATH)?)
-}
-
-/// Of a call on a descriptor that only looks (O_PATH) the same by its path in procfs, which takes longer.
-fn by_path<T>(done: rustix::io::Result<T>, again: impl FnOnce() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
-    if matches!(done, Err(Errno::BADF)) { again() } else { done }
-}
-
-/// Copies the extended attributes, ACLs and file capabilities among them.
-fn attributes(source: BorrowedFd, target: BorrowedFd) -> Result<()> {
-    for (name, value) in attributes_of(source)? {
-        setxattr(link(target), &*name, &value, XattrFlags::empty()).with_context(|| told(&name))?;
-    }
-    Ok(())
-}
-
-/// The attributes that a copy gets, with their values.
-pub fn attributes_of(fd: BorrowedFd) -> Result<Vec<(CString, Vec<u8>)>> {
-    let value = |name: CString| {
-        let mut value = Vec::with_capacity(XATTR_MAX);
-        getxattr(link(fd), &*name, spare_capacity(&mut value)).with_context(|| told(&name))?;
-        Ok((name, value))
-    };
-    names(fd)?.into_iter().map(value).collect()
-}
-
-/// The names of the attributes that are copied.
-fn names(fd: BorrowedFd) -> Result<Vec<CString>> {
-    let mut names = Vec::with_capacity(match by_path(flistxattr_query(fd), || listxattr_query(link(fd))) {
-        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
-        Ok(_) => XATTR_MAX,
-        Err(error) => return Err(error.into()),
-    });
-    listxattr(link(fd), spare_capacity(&mut names))?;
-    let names = names.split_inclusive(|byte| *byte == 0).filter(|name| is_kept(name));
-    Ok(names.filter_map(|name| CStr::from_bytes_with_nul(name).ok()).map(CStr::to_owned).collect())
-}
-
-fn told(attribute: &CStr) -> String {
-    format!("attribute {}", attribute.to_string_lossy())
-}
-
-/// Of the attributes those that mean the same on the copy. The SELinux label is the container's own, EVM's
-/// signature is of the inode, and what else begins with `system.` or a file system's name is the file system's.
-fn is_kept(name: &[u8]) -> bool {
-    let kept: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system.posix_acl_"];
-    kept.iter().any(|prefix| name.starts_with(prefix)) && !matches!(name, b"security.selinux\0" | b"security.evm\0")
+    Look::of(source)?.put_on(target)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::look::XATTR_MAX;
     use crate::scratch::{Scratch, is_root};
     use proptest::prelude::*;
-    use rustix::fs::{lgetxattr, llistxattr, lsetxattr};
+    use rustix::buffer::spare_capacity;
+    use rustix::fs::{Timespec, Timestamps, XattrFlags, lgetxattr, llistxattr, lsetxattr, utimensat};
     use std::collections::BTreeMap;
     use std::fs;
     use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, lchown, symlink};

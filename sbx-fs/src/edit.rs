@@ -113,6 +113,11 @@ pub fn programs(host: &Path) -> Result<Vec<Programs>> {
     Ok(found)
 }
 
+/// Whether a path of a private tree is one of those names.
+pub fn is_programs(path: &Path) -> bool {
+    PROGRAMS.iter().any(|name| path.strip_prefix("/").unwrap_or(path) == Path::new(name))
+}
+
 /// Fills in the directory that the container's root is made from, instead of the host's.
 pub fn base(doc: &mut Document, directory: &Path) -> Result<()> {
     let failed = || format!("cannot take {} for a root", directory.display());
@@ -135,8 +140,7 @@ pub struct Wish {
 }
 
 /// Fills in what the tree is kept in: of a tree that there is, only an image can change, and only grow.
-fn store(doc: &mut Document, wanted: Storage) -> Result<()> {
-    let has_tree = doc.get("sbx.clone").is_some();
+fn store(doc: &mut Document, wanted: Storage, has_tree: bool) -> Result<()> {
     match (Storage::of(doc)?, wanted) {
         (now, wanted) if !has_tree || now == wanted => {}
         (Storage::Image { size: now }, Storage::Image { size }) if now < size => {}
@@ -149,18 +153,24 @@ fn store(doc: &mut Document, wanted: Storage) -> Result<()> {
     Ok(())
 }
 
-/// Fills in root, mounts, and the masked and read-only paths. Mounts of other destinations stay, after ours; those that
-/// are wished for, now or by an earlier layout, come last, and may take the place of one of our memory file systems.
-pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
+/// Fills in where the private tree is kept, and what in.
+pub fn keep(doc: &mut Document, wish: &Wish, has_tree: bool) -> Result<()> {
     if let Some(wanted) = wish.store {
-        store(doc, wanted)?;
+        store(doc, wanted, has_tree)?;
     }
-    if let Some(path) = wish.path {
-        let place = sbx::store::elsewhere(&path)?;
+    if let Some(path) = &wish.path {
+        let place = sbx::store::elsewhere(path)?;
         doc.set("sbx.path", place.to_str().with_context(|| format!("{} is not UTF-8", place.display()))?)?;
     }
     let tree = sbx::store::tree(&doc.name()?);
-    let tree = tree.to_str().with_context(|| format!("{} is not UTF-8", tree.display()))?;
+    doc.set("root.path", tree.to_str().with_context(|| format!("{} is not UTF-8", tree.display()))?)
+}
+
+/// Fills in root, mounts, and the masked and read-only paths. Mounts of other destinations stay, after ours; those that
+/// are wished for, now or by an earlier layout, come last, and may take the place of one of our memory file systems.
+pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
+    let has_tree = doc.get("sbx.clone").is_some();
+    keep(doc, &wish, has_tree)?;
     let mut extras: Vec<Extra> = doc.read("sbx.mounts")?.unwrap_or_default();
     for wish in wish.mounts {
         extras.retain(|extra| extra.destination != wish.destination);
@@ -186,7 +196,6 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     }
 
     let masked: Vec<String> = MASKED.into_iter().map(str::to_owned).chain(thermal_throttles(host)).collect();
-    doc.set("root.path", tree)?;
     if !extras.is_empty() {
         doc.set("sbx.mounts", json!(extras))?;
     }
@@ -364,7 +373,8 @@ mod tests {
     fn of_a_tree_that_there_is_only_an_image_changes_and_only_grows() {
         let kept = |text: &str, wanted: &str| {
             let mut doc = document(&format!(r#"{{"sbx":{{"name":"x",{text}}}}}"#));
-            store(&mut doc, wanted.parse().expect(wanted)).map(|()| doc.get("sbx.store").cloned())
+            store(&mut doc, wanted.parse().expect(wanted), text.contains("clone"))
+                .map(|()| doc.get("sbx.store").cloned())
         };
         let image = |mib: u64| Some(json!({ "kind": "image", "size": mib << 20 }));
         assert_eq!(kept(r#""x":1"#, "directory").expect("new"), None);

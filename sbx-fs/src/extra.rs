@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use sbx::Size;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
@@ -84,7 +85,18 @@ impl From<Extra> for String {
     }
 }
 
+impl fmt::Display for Extra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl Extra {
+    /// Whether it shows nothing that is anywhere else.
+    pub fn is_memory(&self) -> bool {
+        matches!(self.source, Source::Ram(_))
+    }
+
     /// The memory that it may take, in bytes.
     pub fn memory(&self) -> u64 {
         match &self.source {

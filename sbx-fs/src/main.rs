@@ -1,15 +1,18 @@
 //! sbx-fs: the file system of a container: what it shares with the host, what is its own, and how it is mounted.
 
 mod apply;
+mod archive;
 mod clone;
 mod content;
 mod copy;
 mod edit;
 mod extra;
 mod image;
+mod look;
 mod manifest;
 mod mount;
 mod packages;
+mod pax;
 mod progress;
 mod resize;
 #[cfg(test)]
@@ -23,9 +26,13 @@ mod writers;
 
 use anyhow::Result;
 use lexopt::Parser;
+use sbx::Name;
 use sbx::tool::{self, Argument, Filter, Tool, Usage};
+use std::io::{self, BufWriter, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+const NAME: &str = "sbx-fs";
 
 const HELP: &str = "\
 sbx-fs: the file system of a container: what it shares with the host, what is its own, and how it is mounted
@@ -38,6 +45,8 @@ usage: sbx-fs base [--name NAME] DIRECTORY                  document in, documen
        sbx-fs resize [--name NAME] [--dry-run]              document in, document out
        sbx-fs upgrade [--dry-run] NAME
        sbx-fs diff NAME
+       sbx-fs export [--force] NAME                         archive out
+       sbx-fs import [OPTION...] --name NAME                archive in, document out
        sbx-fs remove NAME
 
 base    fills in sbx.base: the container gets a root of its own, made from this directory, instead
@@ -53,6 +62,10 @@ upgrade takes what has changed on the host since the clone, or the last upgrade,
         tree of NAME, and prints it as JSON; what was edited there stays as it is, with the host's
         version beside it as FILE.sbx-new
 diff    prints what of its /etc NAME has changed since, as JSON
+export  prints NAME as an archive that tar reads: what of its definition is not the host's, its
+        manifest, and its private tree without what says who it is
+import  makes the private tree of NAME from such an archive, of which it trusts nothing, and
+        prints a document that it begins
 remove  removes the private tree of NAME
 
   --name NAME     start a document instead of reading one
@@ -66,13 +79,14 @@ remove  removes the private tree of NAME
   --from NAME     clone the tree of this container instead of the host's
   --copy          clone the content of the packages' directories too
   --force         copy files even while they are being written, as a running database does
+  --device        make the device nodes that the archive has
   --package PKG   clone the directories of this package too; may be repeated
   --secret PATH   let this secret of the host in; may be repeated
   --help, --version
 ";
 
 fn main() -> ExitCode {
-    tool::main(&Tool { name: "sbx-fs", help: HELP, run })
+    tool::main(&Tool { name: NAME, help: HELP, run })
 }
 
 fn run(verb: &str, options: &mut Parser) -> Result<()> {
@@ -83,6 +97,8 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
         "mount" => Filter::apply().only(options)?.run(|doc, act| mount::mount(doc, act)),
         "resize" => Filter::apply().only(options)?.run(|doc, act| resize::resize(doc, act)),
         "upgrade" => upgrade(options),
+        "export" => export(options),
+        "import" => import(options),
         "diff" => tool::print(&upgrade::diff(&tool::only_name(options)?)?),
         "remove" => apply::remove(&tool::only_name(options)?),
         _ => Err(tool::no_verb(verb)),
@@ -122,6 +138,44 @@ fn upgrade(options: &mut Parser) -> Result<()> {
     tool::print(&upgrade::upgrade(&name, !dry_run)?)
 }
 
+fn export(options: &mut Parser) -> Result<()> {
+    let mut force = false;
+    let name = tool::name_and(options, &mut [("force", &mut force)])?;
+    let stdout = io::stdout();
+    if stdout.is_terminal() {
+        return Err(Usage("would write an archive to a terminal".into()).into());
+    }
+    say(&archive::export(&name, force, BufWriter::new(stdout.lock()))?);
+    Ok(())
+}
+
+fn import(options: &mut Parser) -> Result<()> {
+    let (mut name, mut devices, mut wish) = (None::<Name>, false, edit::Wish::default());
+    while let Some(arg) = tool::next(options)? {
+        match arg.long() {
+            "name" => name = Some(tool::value(options)?),
+            "device" => devices = true,
+            "store" => wish.store = Some(tool::value(options)?),
+            "path" => wish.path = Some(tool::value(options)?),
+            _ => return Err(arg.unexpected()),
+        }
+    }
+    let name = name.ok_or_else(|| Usage("--name NAME is missing".into()))?;
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        return Err(Usage("stdin is a terminal: pipe an archive in".into()).into());
+    }
+    let (doc, notes) = archive::import(&name, &wish, devices, stdin.lock())?;
+    tool::print(&doc.to_line())?;
+    say(&notes);
+    Ok(())
+}
+
+/// What is worth knowing, once the step is done: a failure says one line and no more.
+fn say(notes: &[String]) {
+    notes.iter().for_each(|note| tool::note(NAME, note));
+}
+
 fn clone(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::apply();
     let mut wish = select::Wish::default();
@@ -151,8 +205,6 @@ fn clone(options: &mut Parser) -> Result<()> {
         [source, destination] if !is_of_a_document => notes = clone::clone(source, destination, wish.force)?,
         _ => return Err(Usage("operands are SOURCE and DESTINATION, with no option but --force".into()).into()),
     }
-    for note in notes {
-        tool::note("sbx-fs", &note);
-    }
+    say(&notes);
     Ok(())
 }

@@ -145,7 +145,7 @@ impl Manifest {
         save().with_context(|| format!("cannot write {}", path.display()))
     }
 
-    fn text(&self) -> Vec<u8> {
+    pub fn text(&self) -> Vec<u8> {
         let mut text = b"#mtree\n".to_vec();
         for (path, State { kind, mode, uid, gid }) in &self.0 {
             let (kind, more) = match kind {
@@ -163,7 +163,7 @@ impl Manifest {
         text
     }
 
-    fn parse(text: &[u8]) -> Result<Self> {
+    pub fn parse(text: &[u8]) -> Result<Self> {
         let text = std::str::from_utf8(text)?;
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let entries = lines.map(|line| entry(line).with_context(|| format!("bad line {line:?}")));

@@ -3,7 +3,7 @@
 //! A snapshot is known by a digest of all that is in it and never changes. It stays for as long as the directory of a
 //! container links to it.
 
-use crate::copy::attributes_of;
+use crate::look::attributes_of;
 use crate::manifest::{digest, hexadecimal};
 use crate::tree;
 use anyhow::{Context, Result};

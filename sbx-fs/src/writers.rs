@@ -20,7 +20,7 @@ impl Writers {
         let is_process = |name: &OsStr| name.as_bytes().iter().all(u8::is_ascii_digit);
         let processes = fs::read_dir("/proc").context("cannot read /proc")?.flatten();
         let processes = processes.filter(|entry| is_process(&entry.file_name())).map(|entry| entry.path());
-        let files = processes.flat_map(|process| {
+        let written = processes.flat_map(|process| {
             let descriptors = fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten();
             let written = descriptors.filter(|entry| fs::read_to_string(entry.path()).is_ok_and(|info| writes(&info)));
             written.filter_map(move |entry| {
@@ -29,7 +29,12 @@ impl Writers {
                 Some((id(&stat), process.clone()))
             })
         });
-        Ok(Self(files.collect()))
+        let mut files = HashMap::new();
+        for (file, process) in written {
+            // Whoever inherited it comes after whoever opened it, as a rule.
+            files.entry(file).or_insert(process);
+        }
+        Ok(Self(files))
     }
 
     /// Fails, naming the process, if it writes a file.

@@ -103,8 +103,26 @@ impl UserSpec {
     }
 }
 
-/// Makes the container one of units: `init`, which is systemd, runs them, and what is started along with them.
-pub fn read(doc: &mut Document, units: &[Unit], along: &[Unit], init: &str) -> Result<()> {
+/// What a document has of units. An instance that is called like the container that this one was cloned from, such as
+/// `foo@SOURCE`, is called like this one.
+pub fn known(doc: &Document) -> Result<Units> {
+    let Units { names, switched_off, init, stop_signal } = doc.read("sbx.unit")?.unwrap_or_default();
+    let (name, source) = (doc.name()?, doc.read::<String>("sbx.clone.from")?);
+    let source = source.map(|source| format!("@{source}.service"));
+    let renamed = |unit: String| match source.as_deref().and_then(|source| unit.strip_suffix(source)) {
+        Some(template) => format!("{template}@{name}.service"),
+        None => unit,
+    };
+    Ok(Units {
+        names: names.into_iter().map(renamed).collect(),
+        switched_off: switched_off.into_iter().map(|(unit, settings)| (renamed(unit), settings)).collect(),
+        init,
+        stop_signal,
+    })
+}
+
+/// Makes the container one of units: systemd runs them, and what is started along with them.
+pub fn read(doc: &mut Document, units: &[Unit], along: &[Unit]) -> Result<()> {
     let mut wanted = Units { stop_signal: Some(INIT_STOP_SIGNAL.into()), ..Units::default() };
     for unit in units {
         let name = unit.name.to_string();
@@ -124,8 +142,12 @@ pub fn read(doc: &mut Document, units: &[Unit], along: &[Unit], init: &str) -> R
             wanted.switched_off.insert(unit.name.to_string(), off);
         }
     }
-    process(doc, &[init.to_owned(), "--unit=sbx.target".into()], &INIT_ENVIRONMENT, (0, 0))?;
     doc.set("sbx.unit", to_value(&wanted)?)
+}
+
+/// Has the container run systemd, which is at `path`, for its units alone.
+pub fn systemd(doc: &mut Document, path: &str) -> Result<()> {
+    process(doc, &[path.to_owned(), "--unit=sbx.target".into()], &INIT_ENVIRONMENT, (0, 0))
 }
 
 /// Makes the container one that boots as its root says: `path` is its init.
@@ -181,7 +203,8 @@ mod tests {
             Unit::of_text("b", "[Service]\n"),
             Unit::of_text("a", "[Service]\nPrivateTmp=yes\n"),
         ];
-        read(&mut doc, &units, &[], "/lib/systemd/systemd").expect("read");
+        read(&mut doc, &units, &[]).expect("read");
+        systemd(&mut doc, "/lib/systemd/systemd").expect("systemd");
         let expected = concat!(
             r#"{"process":{"user":{"umask":7,"uid":0,"gid":0},"x":1,"#,
             r#""args":["/lib/systemd/systemd","--unit=sbx.target"],"#,
@@ -191,6 +214,18 @@ mod tests {
             "\n"
         );
         assert_eq!(String::from_utf8(doc.to_line()).expect("utf-8"), expected);
+    }
+
+    #[test]
+    fn what_is_called_like_the_source_of_a_clone_is_called_like_the_clone() {
+        let known = |clone: &str| {
+            let units = r#"{"names":["foo@a.service","foo@c.service","a.service"],"switchedOff":{"foo@a.service":[]}}"#;
+            let text = format!(r#"{{"sbx":{{"name":"b","clone":{clone},"unit":{units}}}}}"#);
+            let units = super::known(&Document::parse(text.as_bytes()).expect("document")).expect("units");
+            [units.names, units.switched_off.into_keys().collect()].concat().join(" ")
+        };
+        assert_eq!(known(r#"{"from":"a"}"#), "foo@b.service foo@c.service a.service foo@b.service");
+        assert_eq!(known("{}"), "foo@a.service foo@c.service a.service foo@a.service");
     }
 
     #[test]

@@ -23,7 +23,7 @@ const NAME: &str = "sbx-unit";
 const HELP: &str = "\
 sbx-unit: makes a container of systemd units or of a command, and the container a unit of the host
 
-usage: sbx-unit read [--name NAME] UNIT...                        document in, document out
+usage: sbx-unit read [--name NAME] [UNIT...]                      document in, document out
        sbx-unit init [--name NAME]                                    document in, document out
        sbx-unit command [--name NAME] [--user USER] -- CMD [ARG...]   document in, document out
        sbx-unit write [--name NAME] [--dry-run] [--scripts DIR]       document in, document out
@@ -31,7 +31,7 @@ usage: sbx-unit read [--name NAME] UNIT...                        document in, d
 
 read     fills in process and sbx.unit for a container that runs these services of the host; a
          template (foo@) becomes foo@NAME. Settings that systemd cannot apply inside are
-         switched off, and told
+         switched off, and told. Without UNIT it reads those of the document again
 init     fills them in for a container that has a root of its own, and boots as that says
 command  fills them in for a container that runs one command
 write    writes what the systemd inside reads into the container's tree, and the host's unit
@@ -71,12 +71,23 @@ fn read(options: &mut Parser) -> Result<()> {
             arg => filter.take(arg, options)?,
         }
     }
-    if names.is_empty() {
-        return Err(Usage("UNIT is missing".into()).into());
-    }
     let mut switched_off = Vec::new();
     filter.run(|doc, _| {
         let container = doc.name()?;
+        // Without operands those that it has, again; what runs them stays as it is.
+        let is_known = names.is_empty() && doc.get("process.args").is_some();
+        if names.is_empty() {
+            let known = edit::known(doc)?;
+            names = known.names()?;
+            ensure!(is_known || !names.is_empty(), "the document has no unit, and no command");
+            if names.is_empty() {
+                return Ok(());
+            }
+            // A root of its own has become the container's, and what it was made from may be gone.
+            if doc.get("sbx.base").is_some() {
+                return doc.set("sbx.unit", serde_json::to_value(known)?);
+            }
+        }
         apply::enter_base(doc)?;
         let mut units = Vec::new();
         for name in names {
@@ -86,7 +97,10 @@ fn read(options: &mut Parser) -> Result<()> {
         }
         // Of the administrator's units a container gets those that are wanted alone.
         let along = Unit::all_along(&units, &UNIT_DIRECTORIES[2..].iter().map(Path::new).collect::<Vec<_>>());
-        edit::read(doc, &units, &along, apply::systemd()?)?;
+        if !is_known {
+            edit::systemd(doc, apply::systemd()?)?;
+        }
+        edit::read(doc, &units, &along)?;
         switched_off.extend(doc.require::<edit::Units>("sbx.unit")?.switched_off);
         Ok(())
     })?;

@@ -142,11 +142,16 @@ fn is_journal() -> bool {
     })
 }
 
-/// Writes to stdout and makes sure that it arrived (`/dev/full`). When nobody reads any more, a later step of the pipe
-/// failed and has spoken: the status is that of a program which SIGPIPE has ended.
+/// Writes to stdout and makes sure that it arrived (`/dev/full`).
 pub fn print(bytes: &[u8]) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+    written(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+}
+
+/// What a write to stdout means. When nobody reads any more, a later step of the pipe failed and has spoken: the status is
+/// that of a program which SIGPIPE has ended.
+pub fn written(result: io::Result<()>) -> Result<()> {
+    match result {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Status { code: 141, message: None }.into()),
         result => result.context("cannot write to stdout"),
     }
