@@ -383,3 +383,50 @@ fn images_of_the_hosts_and_parts_of_the_container_itself_are_mounted_where_the_a
     assert!(start.stderr.contains("it holds no file system"), "{start}");
     host.service(&format!("delete {name}")).ok();
 }
+
+#[test]
+fn a_container_asks_real_name_servers_whatever_the_hosts_resolv_conf_is() {
+    let host = Host::new().with_own(&["etc"]);
+    let name = host.name("a");
+    let create = || {
+        host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+        let file = host.tree(&name).join("etc/resolv.conf");
+        assert!(fs::symlink_metadata(&file).is_ok_and(|file| file.is_file()));
+        let text = fs::read_to_string(file).expect("a file");
+        host.service(&format!("delete {name}")).ok();
+        text
+    };
+    // A stub of systemd-resolved, which listens on the host's loopback.
+    host.bash(
+        "mkdir -p /run/systemd/resolve && cd /run/systemd/resolve && echo nameserver 127.0.0.53 >stub-resolv.conf
+         printf 'nameserver 192.0.2.53\\nsearch example.org\\n' >resolv.conf
+         ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf && sha256sum * >$OLDPWD/sums",
+    )
+    .ok();
+    assert_eq!(create(), "nameserver 192.0.2.53\nsearch example.org\n");
+    host.bash(
+        "cd /run/systemd/resolve && sha256sum --check --quiet $OLDPWD/sums && [ -L /etc/resolv.conf ]",
+    )
+    .ok();
+    // It dangles.
+    host.bash("rm -r /run/systemd/resolve").ok();
+    assert_eq!(create(), "");
+    // It is mounted.
+    host.bash("rm /etc/resolv.conf && touch /etc/resolv.conf && echo nameserver 192.0.2.54 >real && mount --bind real /etc/resolv.conf")
+        .ok();
+    assert_eq!(create(), "nameserver 192.0.2.54\n");
+}
+
+#[test]
+fn files_of_the_hosts_users_are_theirs_inside() {
+    let host = Host::new().with_own(&["etc"]);
+    let name = host.name("a");
+    host.bash("mkdir /etc/c5 && touch /etc/c5/web /etc/c5/nobody && chown www-data:mail /etc/c5/web && chown 4321 /etc/c5/nobody")
+        .ok();
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    host.service(&format!("start {name}")).ok();
+    let owners = host.inside(&name, "stat -c '%n %U:%G %u' /etc/c5/*").ok().text();
+    assert_eq!(owners, "/etc/c5/nobody UNKNOWN:root 4321\n/etc/c5/web www-data:mail 33");
+    host.service(&format!("stop {name}")).ok();
+    host.service(&format!("delete {name}")).ok();
+}

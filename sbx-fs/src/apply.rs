@@ -4,7 +4,7 @@ use crate::copy::{Copier, Entry, Extent, Verdict, create};
 use crate::edit::{Programs, programs};
 use crate::manifest::Manifest;
 use crate::select::{Selection, Wish};
-use crate::{image, progress, secrets, snapshot, tree, writers};
+use crate::{image, progress, resolvers, secrets, snapshot, tree, writers};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Mode, OFlags, ResolveFlags, chmodat, mkdirat, open, openat2};
 use rustix::io::Errno;
@@ -282,11 +282,17 @@ impl Plan {
         Ok((origin.manifest.clone(), copier.notes))
     }
 
-    /// Who the container is, and that it has no disks: what of it there is not yet.
+    /// Who the container is, that it has no disks, and whom it asks for names: what of it there is not yet.
     fn identity(&self, target: &OwnedFd) -> Result<()> {
         let (machine_id, hostname) = (machine_id()?, &self.hostname);
         let hosts = format!("127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-        let contents = [(0o444, machine_id), (0o644, format!("{hostname}\n")), (0o644, hosts), (0o644, String::new())];
+        let contents = [
+            (0o444, machine_id),
+            (0o644, format!("{hostname}\n")),
+            (0o644, hosts),
+            (0o644, String::new()),
+            (0o644, resolvers::of_host("/".as_ref())),
+        ];
         for (path, (mode, content)) in IDENTITY.into_iter().zip(contents) {
             let written = write(target, path, mode, &content);
             if written.as_ref().is_err_and(|error| error.downcast_ref() == Some(&Errno::EXIST)) {

@@ -15,6 +15,7 @@ mod packages;
 mod pax;
 mod progress;
 mod resize;
+mod resolvers;
 #[cfg(test)]
 mod scratch;
 mod secrets;

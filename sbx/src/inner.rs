@@ -25,8 +25,8 @@ pub const DROP_IN: &str = "zz-sbx.conf";
 pub const MASKS: [&str; 2] =
     ["etc/systemd/system/console-getty.service", "etc/systemd/system-generators/systemd-ssh-generator"];
 
-/// Who the container is, and that it has no disks.
-pub const IDENTITY: [&str; 4] = ["etc/machine-id", "etc/hostname", "etc/hosts", "etc/fstab"];
+/// Who the container is, that it has no disks, and whom it asks for names.
+pub const IDENTITY: [&str; 5] = ["etc/machine-id", "etc/hostname", "etc/hosts", "etc/fstab", "etc/resolv.conf"];
 
 /// Whether a path of a private tree, absolute in it, is one of these.
 pub fn is_ours(path: &Path) -> bool {
