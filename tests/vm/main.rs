@@ -6,6 +6,7 @@ mod label;
 mod limits;
 mod selinux;
 mod services;
+mod stores;
 mod units;
 
 use std::thread::sleep;
