@@ -173,3 +173,13 @@ fn a_long_clone_tells_a_terminal_how_far_it_is_and_nobody_else() {
     let quick = host.run(["script", "-qec", "sbx-fs clone a b", "/dev/null"], "").ok();
     assert_eq!(quick.text(), rest);
 }
+
+#[test]
+fn of_two_clones_into_one_empty_directory_one_is_whole_and_the_other_is_refused() {
+    let host = host();
+    host.bash("for i in {1..400}; do echo $i >a/d/$i; done; cp -a a other").ok();
+    for round in 0..4 {
+        host.bash(&format!("mkdir to{round} && {{ sbx-fs clone a to{round} & sbx-fs clone other to{round}; wait; }}"));
+        assert_alike(&host, "a", &format!("to{round}"));
+    }
+}

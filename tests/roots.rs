@@ -112,3 +112,20 @@ fn a_root_that_is_none_or_has_no_such_program_is_refused_and_nothing_is_made() {
     }
     host.line(&format!("sbx-unit init --name {name}")).assert_failure(1, "sbx-unit", &["no root of its own"]);
 }
+
+#[test]
+fn the_root_directory_of_a_root_of_its_own_looks_as_it_did() {
+    let host = Host::new();
+    let name = host.name("x");
+    let tree = host.path("tmp/tree");
+    fs::create_dir_all(tree.join("etc")).expect("a directory");
+    fs::write(tree.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").expect("a file");
+    host.bash(&format!("chmod 0711 {0} && chown 7:8 {0}", tree.display())).ok();
+    for store in ["directory", "image:24M", "overlay"] {
+        let tree = tree.display();
+        host.service(&format!("create --root {tree} --store {store} {name} -- /bin/true")).ok();
+        let listed = host.bash(&format!("sbx-fs export {name} | tar -tv root"));
+        assert!(listed.text().starts_with("drwx--x--x 7/8 "), "{store}: {listed}");
+        host.service(&format!("delete {name}")).ok();
+    }
+}

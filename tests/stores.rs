@@ -1,6 +1,7 @@
 //! What a private tree can be kept in: an image file, and an overlay.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -208,4 +209,60 @@ fn a_place_that_is_anothers_or_that_others_can_change_is_not_taken() {
     create(&disk.join("open")).assert_failure(1, "sbx-fs", &["others than root can change"]);
     assert!(disk.join(&name).join("kept").is_dir());
     assert_eq!(host.service("list").ok().text(), "");
+}
+
+#[test]
+fn the_files_of_a_container_stay_while_the_disk_that_they_are_on_is_away() {
+    let host = Host::new();
+    let [disk, away] = ["tmp/disk", "tmp/away"].map(|path| host.path(path));
+    fs::create_dir(&disk).expect("a directory");
+    let before = host.snapshot();
+    let [name, clone] = ["a", "b"].map(|name| host.name(name));
+    host.service(&format!("create --store overlay {name} -- /bin/sleep 1000")).ok();
+    host.service(&format!("clone -p {} {name} {clone}", disk.display())).ok();
+    fs::rename(&disk, &away).expect("a rename");
+    // It cannot be told what the clone needs: all is kept.
+    host.service(&format!("delete {name}")).ok();
+    host.service(&format!("delete {clone}")).assert_failure(1, "virt-sandbox-service", &[&clone, "are not there"]);
+    fs::rename(&away, &disk).expect("a rename");
+    host.service(&format!("start {clone}")).ok();
+    host.inside(&clone, "grep -q ^root: /etc/passwd").ok();
+    host.service(&format!("stop {clone}")).ok();
+    host.service(&format!("delete {clone}")).ok();
+    host.assert_as(&before, "delete");
+}
+
+#[test]
+fn a_failed_create_takes_nobodys_snapshot_though_a_link_leads_to_the_store() {
+    let host = Host::new();
+    let [name, other] = ["a", "b"].map(|name| host.name(name));
+    let state = host.path("state");
+    fs::rename(&state, host.path("real")).expect("a rename");
+    std::os::unix::fs::symlink("real", &state).expect("a link");
+    host.service(&format!("create --store overlay {name} -- /bin/sleep 1000")).ok();
+    host.service(&format!("create -u none.service {other}")).assert_code(1);
+    assert_eq!(host.service(&format!("diff {name}")).ok().text(), "");
+    host.service(&format!("delete {name}")).ok();
+}
+
+#[test]
+fn what_is_mounted_in_a_running_container_is_not_its_tree() {
+    for store in ["directory", "image:24M", "overlay"] {
+        let host = Host::new().with_own(&["etc"]);
+        let name = host.name("a");
+        let data = host.path("tmp/data");
+        fs::create_dir(&data).expect("a directory");
+        fs::create_dir(host.root("/etc/shown")).expect("a directory");
+        let mount = format!("host-bind:/etc/shown={}", data.display());
+        host.service(&format!("create --store {store} -m {mount} {name} -- /bin/sleep 1000")).ok();
+        host.service(&format!("start {name}")).ok();
+        host.bash("chmod 0700 /etc/shown && echo new >/etc/shown/new").ok();
+        host.service(&format!("upgrade {name}")).ok();
+        assert_eq!(fs::metadata(&data).expect("data").mode() & 0o777, 0o755, "{store}");
+        assert_eq!(fs::read_dir(&data).expect("data").count(), 0, "{store}");
+        host.service(&format!("stop {name}")).ok();
+        host.service(&format!("upgrade {name}")).ok();
+        assert_eq!(host.service(&format!("diff {name}")).ok().text(), "", "{store}");
+        host.service(&format!("delete {name}")).ok();
+    }
 }

@@ -1,6 +1,6 @@
 //! The private tree: how it is made, and how it goes.
 
-use crate::copy::{Copier, Entry, Extent, Verdict, create};
+use crate::copy::{self, Copier, Entry, Extent, Verdict, create};
 use crate::edit::{Programs, programs};
 use crate::manifest::Manifest;
 use crate::select::{Selection, Wish};
@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use sbx::inner::{IDENTITY, SNAKEOIL_KEY};
 use sbx::storage::{self, Storage};
+use sbx::tree::Node;
 use sbx::{Document, Name, host, label, store, tool};
 use std::fmt::Write as _;
 use std::fs;
@@ -243,9 +244,11 @@ impl Plan {
         if store::lower(&self.name).symlink_metadata().is_err() {
             snapshot::keep(&self.name)?;
         }
-        for directory in [store::upper(&self.name), store::work(&self.name)] {
-            make_root(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        }
+        let make = |path: PathBuf| make_root(&path).with_context(|| format!("cannot make {}", path.display()));
+        make(store::work(&self.name))?;
+        let upper = make(store::upper(&self.name))?;
+        // It is the upper one that shows in its root.
+        copy::dress(&Node::of(base)?, upper)?;
         storage::open(&self.doc)
     }
 
@@ -389,7 +392,7 @@ pub fn remove(name: &Name) -> Result<()> {
     let place = store::container(name);
     // That of a clone may lie with its source.
     let lower = fs::read_link(store::lower(name)).ok();
-    let beside = store::snapshots(name).unwrap_or_else(|_| place.with_file_name(".snapshots"));
+    let beside = store::snapshots(name).unwrap_or_else(|_| place.with_file_name(store::SNAPSHOTS));
     let snapshots = lower.as_deref().and_then(Path::parent).unwrap_or(&beside);
     // Kept elsewhere, under its own name: the link goes last, as the record of the rest.
     let elsewhere = fs::read_link(&place).ok().filter(|path| path.ends_with(name.as_str()));

@@ -5,7 +5,7 @@ use crate::look::undress;
 use crate::writers::Writers;
 use crate::{progress, tree};
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
-use rustix::fs::{Mode, OFlags, mkdirat, open, renameat};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, mkdirat, open, renameat};
 use rustix::io::Errno;
 use sbx::tree::Node;
 use std::ffi::{OsStr, OsString};
@@ -61,6 +61,11 @@ impl<'a> Place<'a> {
     fn of(path: &'a Path) -> Result<Self> {
         if fs::symlink_metadata(path).is_ok() {
             let dir = directory(path)?;
+            // Two that fill it would each take what the other has made for theirs.
+            match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => bail!("{} is in use: another clone is being made there", path.display()),
+                locked => locked.with_context(|| format!("cannot lock {}", path.display()))?,
+            }
             let names = dir.list().with_context(|| format!("cannot read {}", path.display()))?;
             ensure!(names.is_empty(), "{} is not empty", path.display());
             return Ok(Self { path, kind: Kind::Empty, dir });

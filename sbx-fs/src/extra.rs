@@ -120,7 +120,8 @@ impl Extra {
         }
         let mut options: Vec<String> = options.into_iter().map(str::to_owned).collect();
         if let Source::Ram(size) = &self.source {
-            let mode = if self.destination == Path::new("/tmp") { "1777" } else { "755" };
+            let is_for_all = ["/tmp", "/var/tmp", "/dev/shm"].iter().any(|path| self.destination == Path::new(path));
+            let mode = if is_for_all { "1777" } else { "755" };
             options.extend([format!("mode={mode}"), format!("size={}k", size.0.unsigned_abs().div_ceil(1024))]);
         }
         let text = |path: &Path| path.to_str().map(str::to_owned).with_context(|| format!("{path:?} is not UTF-8"));

@@ -9,7 +9,7 @@ mod plan;
 mod procfs;
 mod root;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use file_system::FileSystem;
 use nix::sched::CloneFlags;
 use plan::{Bind, Host, Image, Mount, Plan, ReadOnly, Source};
@@ -62,7 +62,7 @@ enum Content<'a> {
 
 impl<'a> Opened<'a> {
     fn open(doc: &Document, plan: &'a Plan) -> Result<Self> {
-        let open = || match storage::mount(doc)? {
+        let open = || match storage::mounted(doc)? {
             Some(root) => plan.root.attributes.apply(&root).map(|()| root),
             None => bind(&plan.root, ResolveFlags::empty()),
         };
@@ -137,10 +137,19 @@ fn image(Image { path, kind, label, attributes }: &Image) -> Result<OwnedFd> {
     // What is in it comes from elsewhere, and has no label of the container's.
     parameters.extend(label.clone().map(|label| ("context".to_owned(), Some(label))));
     let kinds: Vec<&str> = kind.as_ref().map_or(ON_IMAGES.to_vec(), |kind| vec![kind]);
-    let mounted = kinds.iter().find_map(|kind| sbx::mount::new(kind, &device, &parameters).ok());
-    let tree = mounted.with_context(|| format!("it holds no file system of {}", kinds.join(", ")))?;
-    attributes.apply(&tree)?;
-    Ok(tree)
+    let is_another = |error: &Error| matches!(error.downcast_ref(), Some(&(Errno::INVAL | Errno::NODEV)));
+    let mut reasons = Vec::new();
+    for kind in &kinds {
+        match sbx::mount::new(kind, &device, &parameters) {
+            Ok(tree) => {
+                attributes.apply(&tree)?;
+                return Ok(tree);
+            }
+            Err(error) if is_another(&error) => {}
+            Err(error) => reasons.push(format!("; as {kind}: {error:#}")),
+        }
+    }
+    bail!("it holds no file system of {}{}", kinds.join(", "), reasons.concat())
 }
 
 /// Enters the container's namespaces, the PID namespace for children only. Refuses a root that has been replaced

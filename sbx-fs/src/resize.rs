@@ -20,8 +20,8 @@ struct Mount {
     options: Vec<String>,
 }
 
-/// Grows the image, and sets the sizes of `mounts` on what is mounted. One that holds more than its new size is an error. Those that were
-/// wished for have the size that was wished for.
+/// Grows the image, and sets the sizes of `mounts` on what is mounted. A memory file system that holds more than its new
+/// size is an error. Those that were wished for have the size that was wished for.
 pub fn resize(doc: &Document, act: bool) -> Result<()> {
     let name = doc.name()?;
     let mut mounts: Vec<Mount> = doc.require("mounts")?;

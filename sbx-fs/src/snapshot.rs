@@ -7,7 +7,7 @@ use crate::look::attributes_of;
 use crate::manifest::{digest, hexadecimal};
 use crate::tree;
 use anyhow::{Context, Result};
-use rustix::fs::{FileType, FlockOperation, flock, readlinkat};
+use rustix::fs::{FileType, FlockOperation, flock, readlinkat, syncfs};
 use sbx::tree::{Id, Node, walk};
 use sbx::{Name, store, tool};
 use sha2::{Digest, Sha256};
@@ -30,6 +30,8 @@ pub fn keep(name: &Name) -> Result<()> {
     let keep = || -> Result<()> {
         let directory = store::snapshots(name)?;
         let id = fingerprint(&staged)?;
+        // A name that says what is in it is not to outlive the content, should the power fail.
+        syncfs(File::open(&staged)?)?;
         let _lock = lock(&directory)?;
         let kept = directory.join(id);
         match fs::rename(&staged, &kept) {
@@ -53,13 +55,10 @@ pub fn share(from: &Name, to: &Name) -> Result<()> {
 
 /// Removes the snapshots in a directory that no container links to, and the directory with the last one.
 pub fn remove_unused(directory: &Path) -> Result<()> {
-    if !directory.exists() {
-        return Ok(());
-    }
+    let Ok(directory) = directory.canonicalize() else { return Ok(()) };
+    let directory = directory.as_path();
     let _lock = lock(directory)?;
-    let containers = store::entries(&store::containers())?;
-    let used: HashSet<PathBuf> =
-        containers.iter().filter_map(|container| fs::read_link(container.join("lower")).ok()).collect();
+    let Some(used) = used()? else { return Ok(()) };
     // By another name first: what is removed in part is nobody's snapshot.
     let doomed = directory.join(".removed");
     let mut removed = vec![tree::remove_at(&doomed)];
@@ -76,6 +75,19 @@ pub fn remove_unused(directory: &Path) -> Result<()> {
         _ => {}
     }
     tool::all(removed)
+}
+
+/// The snapshots that containers link to. None if it cannot be told of each: one may be kept on a disk that is not there.
+fn used() -> Result<Option<HashSet<PathBuf>>> {
+    let mut used = HashSet::new();
+    for container in store::entries(&store::containers())? {
+        match fs::read_link(container.join("lower")) {
+            Ok(snapshot) => used.insert(snapshot),
+            Err(error) if error.kind() == ErrorKind::NotFound && container.is_dir() => false,
+            Err(_) => return Ok(None),
+        };
+    }
+    Ok(Some(used))
 }
 
 /// Takes the lock of a directory of snapshots, which is made if it is not there: no snapshot goes before the container

@@ -35,7 +35,10 @@ pub fn claim(name: &Name, choice: Choice, act: bool) -> Result<Level> {
     let pairs = choice.pairs(u64::from_ne_bytes(random)).filter(|pair| !reserved.contains(pair));
     let mut free = pairs.map(|pair| pair.to_string()).filter(|pair| !taken.contains(pair));
     let level = if act { claims.take(name, free)? } else { free.next() };
-    let level = level.with_context(|| format!("no pair of categories is free for {name}"))?;
+    let level = level.with_context(|| match choice {
+        Choice::Pair(pair) => format!("the pair {pair} is not free for {name}"),
+        Choice::Range(..) => format!("no pair of categories is free for {name}"),
+    })?;
     level.parse().map_err(|error: String| anyhow!(error))
 }
 

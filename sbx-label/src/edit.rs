@@ -39,7 +39,7 @@ impl Wish {
         let Some(label) = &self.label else { return Ok(self.choice) };
         let bad = || format!("bad label {label:?}: USER:ROLE:TYPE:s0, perhaps with :cA,cB");
         let parts: Vec<&str> = label.splitn(5, ':').collect();
-        ensure!(parts.len() >= 4 && parts.iter().all(|part| !part.is_empty()), bad());
+        ensure!(parts.len() >= 4 && parts[3] == "s0" && parts.iter().all(|part| !part.is_empty()), bad());
         doc.set(LABELS[0].0, label.as_str())?;
         match parts.get(4) {
             Some(pair) => Ok(Choice::Pair(pair.parse().map_err(|error: String| anyhow!(error)).with_context(bad)?)),
@@ -80,7 +80,7 @@ mod tests {
         fill(&mut doc, &types, "c5,c7".parse().expect("level")).expect("fill");
         assert_eq!(doc.require::<String>("process.selinuxLabel").expect("label"), "u:r:t:s0:c5,c7");
         assert!(wish("u:r:t:s0").take_label(&mut doc).expect("no pair").pairs(3).count() > 1);
-        for bad in ["", "u:r:t", "u:r:t:s0:", "u:r:t:s0:c5", "u:r:t:s0:c1,c2,c3", "u::t:s0:c1,c2"] {
+        for bad in ["", "u:r:t", "u:r:t:s0:", "u:r:t:s0:c5", "u:r:t:s0:c1,c2,c3", "u::t:s0:c1,c2", "u:r:t:s1:c1,c2"] {
             assert!(wish(bad).take_label(&mut doc).is_err(), "{bad}");
         }
         let mut doc = Document::parse(br#"{"linux":{"mountLabel":"nonsense"}}"#).expect("document");

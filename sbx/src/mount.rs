@@ -1,6 +1,6 @@
 //! File systems that are mounted by descriptor (fsopen(2), Linux 5.2), and attached nowhere yet.
 
-use crate::sys;
+use crate::{store, sys};
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -8,6 +8,7 @@ use rustix::mount::{
 };
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A key, and a value if it is not a flag.
@@ -47,9 +48,25 @@ fn explain(context: &OwnedFd, error: Errno) -> Error {
     let mut line = [0; 256];
     let length = rustix::io::read(context, &mut line).unwrap_or_default();
     match line.get(2..length) {
-        Some(text) => anyhow!("{}", String::from_utf8_lossy(text).trim_end()),
+        Some(text) => Error::new(error).context(String::from_utf8_lossy(text).trim_end().to_owned()),
         None => error.into(),
     }
+}
+
+/// The loop device that a file has, if any, and what keeps it meanwhile.
+pub fn loop_device_of(file: &File) -> Result<Option<(PathBuf, File)>> {
+    let wanted = file.metadata().map(|file| (file.dev(), file.ino()))?;
+    for block in store::entries(Path::new("/sys/block"))? {
+        let Some(name) = block.file_name().filter(|_| block.join("loop").is_dir()) else { continue };
+        let path = Path::new("/dev").join(name);
+        // One that is gone by now was not mounted. Not for writing, of which others would be told (udev(7)).
+        let Ok(device) = File::open(&path) else { continue };
+        // Nobody can take it away while it is open.
+        if sys::loop_file(&device).is_ok_and(|has| has == wanted) {
+            return Ok(Some((path, device)));
+        }
+    }
+    Ok(None)
 }
 
 /// A block device of a file's content (loop(4)): its path, and what keeps it until it is mounted. When nobody has it

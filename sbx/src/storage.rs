@@ -3,15 +3,20 @@
 //! The last two are mounted where nobody's path leads: by whoever needs the tree, for as long as it needs it, and by
 //! the container for its whole life. Nothing of that is left on the host when they end, however they end.
 
-use crate::process::Recorded;
-use crate::{Document, Name, Size, host, mount, store, sys};
-use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, major, minor, open as open_path, openat};
+use crate::process::{Live, Recorded};
+use crate::{Document, Name, Size, host, mount, namespace, store, sys};
+use anyhow::{Context, Result, ensure};
+use nix::sched::CloneFlags;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, open as open_path, openat};
 use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
@@ -54,13 +59,10 @@ impl FromStr for Storage {
 /// needs, ext4 would make nothing.
 const IMAGE_UNIT: u64 = 8 << 20;
 
-/// How long a tree that somebody else has mounted is waited for: a step of a pipe may be on its way out.
+/// How long a tree that somebody else has is waited for: a step of a pipe may be on its way out.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-/// How the block device of an image is known: loop(4).
-const LOOP_MAJOR: u32 = 7;
 
 impl Storage {
     /// What the document says.
@@ -85,110 +87,70 @@ impl Storage {
 }
 
 /// Opens the root of a document's tree. Of an image or an overlay it is a mount that is attached nowhere and ends with
-/// the descriptor, or the running container's own: two mounts of one file system would destroy it.
+/// the descriptor. It is never what a running container sees, in which other things are mounted, but the same file system.
 pub fn open(doc: &Document) -> Result<OwnedFd> {
     let path: PathBuf = doc.require("root.path")?;
-    let root = match opened(doc)? {
-        Some(Opened::Running(root)) => Ok(root),
-        Some(Opened::Mounted(mount)) => open_root(&mount),
+    let root = match mounted(doc)? {
+        Some(mount) => openat(&mount, ".", DIRECTORY, Mode::empty()),
         None => open_path(&path, DIRECTORY, Mode::empty()),
     };
     root.with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// The mount of an image or an overlay, to be attached in the container, which has none yet. A directory is none.
-pub fn mount(doc: &Document) -> Result<Option<OwnedFd>> {
-    match opened(doc)? {
-        Some(Opened::Running(_)) => bail!("container {} has a root already", doc.name()?),
-        Some(Opened::Mounted(mount)) => Ok(Some(mount)),
-        None => Ok(None),
-    }
-}
-
-/// How the tree of an image or an overlay was reached.
-enum Opened {
-    Running(OwnedFd),
-    Mounted(OwnedFd),
-}
-
-fn opened(doc: &Document) -> Result<Option<Opened>> {
-    let storage = Storage::of(doc)?;
+/// The mount of an image or an overlay, attached nowhere. A directory is none.
+pub fn mounted(doc: &Document) -> Result<Option<OwnedFd>> {
     let name = doc.name()?;
-    let (path, is_written) = match storage {
+    let mount = match Storage::of(doc)? {
         Storage::Directory => return Ok(None),
-        Storage::Image { .. } => (store::image(&name), true),
-        Storage::Overlay => (store::upper(&name), false),
-    };
-    let file = match alone(&name, File::options().read(true).write(is_written), &path)? {
-        Alone::Running(root) => return Ok(Some(Opened::Running(root))),
-        Alone::Free(file) => file,
-    };
-    let mount = match storage {
-        Storage::Image { size } => mount_image(&file, &path, size),
-        _ => {
+        Storage::Image { size } => image(&store::image(&name), size),
+        Storage::Overlay => {
             let label: Option<String> = doc.read("linux.mountLabel")?;
-            // Held until this process ends, which has the mount for as long.
-            let _ = file.into_raw_fd();
-            mount_overlay(&name, label.filter(|_| host::runs_selinux()))
+            overlay(&name, label.filter(|_| host::runs_selinux()))
         }
     };
-    Ok(Some(Opened::Mounted(mount.with_context(|| format!("cannot mount {}", path.display()))?)))
+    mount.map(Some).with_context(|| format!("cannot mount the tree of {name}"))
 }
 
-/// Whether the tree is mounted already.
-enum Alone {
-    /// In the running container, whose root this is.
-    Running(OwnedFd),
-    /// By nobody: this lock keeps others from it.
-    Free(File),
-}
-
-/// Waits until nobody else has the tree of `name` mounted, but for the container itself. The lock is of the open file:
-/// the loop device that is made of it holds it for as long as there is the device (flock(2)).
-fn alone(name: &Name, how: &mut fs::OpenOptions, path: &Path) -> Result<Alone> {
-    let file = how.custom_flags(nix::libc::O_NOFOLLOW).open(path);
-    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+/// Tries until it succeeds, or patience ends.
+fn patiently<T>(path: &Path, mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let locked = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => false,
-            locked => locked.map(|()| true).with_context(|| format!("cannot lock {}", path.display()))?,
-        };
-        if let Some(root) = root_of_running(name)? {
-            return Ok(Alone::Running(root));
-        }
-        if locked {
-            return Ok(Alone::Free(file));
+        if let Some(done) = attempt()? {
+            return Ok(done);
         }
         ensure!(Instant::now() < deadline, "{} is in use", path.display());
         sleep(Duration::from_millis(5));
     }
 }
 
-/// The root directory of the container, if it runs and has one of its own already.
-fn root_of_running(name: &Name) -> Result<Option<OwnedFd>> {
-    let Ok(text) = fs::read(store::running(name)) else { return Ok(None) };
-    let recorded: Recorded = Document::parse(&text)?.require("sbx.state.holder")?;
-    let Some(holder) = recorded.open()? else { return Ok(None) };
-    let root = open_path(format!("/proc/{}/root", holder.pid), DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty());
-    // It was the holder's: the pid cannot be another's while the holder lives.
-    let (Ok(root), false) = (root, holder.has_ended()?) else { return Ok(None) };
-    let id = fstat(&root).map(|stat| (stat.st_dev, stat.st_ino))?;
-    let host = fs::metadata("/").context("cannot look at /")?;
-    Ok((id != (host.dev(), host.ino())).then_some(root))
+/// Locks an open file, if nobody else has. What is made of the open file, such as a loop device, holds the lock for as
+/// long as there is that (flock(2)).
+fn lock(file: &File) -> Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        locked => Ok(locked.map(|()| true)?),
+    }
 }
 
-/// Mounts an image; one that is to be larger grows first. A growth that was cut short is done again.
-fn mount_image(file: &File, path: &Path, size: u64) -> Result<OwnedFd> {
-    if file.metadata()?.len() < size {
-        file.set_len(size)?;
-    }
-    if is_smaller(file)? {
-        // It wants a file system that was checked since it was last mounted.
-        run("e2fsck", &["-f", "-p"], path, 1)?;
-        run("resize2fs", &[], path, 0)?;
-    }
-    let (device, _open) = mount::loop_device(file, false)?;
+/// Mounts an image, by the loop device that it has, if any: two devices of one file would destroy what is in it, two mounts
+/// of one device are one file system. One that is to be larger grows first; a growth that was cut short is done again.
+fn image(path: &Path, size: u64) -> Result<OwnedFd> {
+    let open = || File::options().read(true).write(true).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+    let file = open().with_context(|| format!("cannot open {}", path.display()))?;
+    let (device, _open) = patiently(path, || {
+        if !lock(&file)? {
+            return mount::loop_device_of(&file);
+        }
+        if file.metadata()?.len() < size {
+            file.set_len(size)?;
+        }
+        if is_smaller(&file)? {
+            // It wants a file system that was checked since it was last mounted.
+            run("e2fsck", &["-f", "-p"], path, 1)?;
+            run("resize2fs", &[], path, 0)?;
+        }
+        mount::loop_device(&file, false).map(Some)
+    })?;
     mount::new("ext4", &device, &[])
 }
 
@@ -205,29 +167,22 @@ pub fn run(program: &str, options: &[&str], image: &Path, worst: i32) -> Result<
 /// Grows the image of a running container to what the document says, which takes CAP_SYS_RESOURCE.
 pub fn grow(doc: &Document) -> Result<()> {
     let Storage::Image { size } = Storage::of(doc)? else { return Ok(()) };
-    let name = doc.name()?;
+    let path = store::image(&doc.name()?);
     let grow = || -> Result<()> {
-        let root = root_of_running(&name)?.context("the container has no root yet")?;
-        let file = File::options().read(true).write(true).open(store::image(&name))?;
-        let device = fstat(&root)?.st_dev;
-        ensure!(major(device) == LOOP_MAJOR, "it is not what the container has as its root");
-        let before = file.metadata()?.len();
-        if before < size {
+        let file = File::options().read(true).write(true).open(&path)?;
+        // If it does not succeed the file stays as long as this, and the next mount brings the rest about.
+        if file.metadata()?.len() < size {
             file.set_len(size)?;
         }
         if !is_smaller(&file)? {
             return Ok(());
         }
-        let device = File::options().read(true).write(true).open(format!("/dev/loop{}", minor(device)))?;
+        let (path, device) = mount::loop_device_of(&file)?.context("it is not mounted")?;
         sys::loop_set_capacity(&device)?;
-        let grown = sys::ext4_resize(&root, size / block_size(&file)?);
-        if grown.is_err() {
-            file.set_len(before)?;
-            sys::loop_set_capacity(&device)?;
-        }
-        Ok(grown?)
+        let root = openat(mount::new("ext4", &path, &[])?, ".", DIRECTORY, Mode::empty())?;
+        Ok(sys::ext4_resize(root, size / block_size(&file)?)?)
     };
-    grow().with_context(|| format!("cannot grow {}", store::image(&name).display()))
+    grow().with_context(|| format!("cannot grow {}", path.display()))
 }
 
 /// A field of the superblock of ext4, which begins at byte 1024 (the kernel's Documentation/filesystems/ext4).
@@ -249,8 +204,80 @@ fn is_smaller(file: &File) -> Result<bool> {
     Ok(blocks < file.metadata()?.len() / block_size(file)?)
 }
 
-/// Mounts what is the container's own over its snapshot. The directories are given by descriptor: no character in a path
-/// of theirs means anything, and nobody inside learns where they are.
+/// Mounts what is the container's own over its snapshot, unless the running container has that mounted: two overlays of
+/// the same directories would not know of each other.
+fn overlay(name: &Name, label: Option<String>) -> Result<OwnedFd> {
+    let upper = store::upper(name);
+    let file = File::open(&upper).with_context(|| format!("cannot open {}", upper.display()))?;
+    let mut is_locked = false;
+    let running = patiently(&upper, || {
+        is_locked = lock(&file)?;
+        let running = root_of_running(name)?;
+        Ok((running.is_some() || is_locked).then_some(running))
+    })?;
+    if let Some(root) = running {
+        return Ok(root);
+    }
+    let mount = mount_overlay(name, label)?;
+    // Held until this process ends, which has the mount for as long.
+    let _ = file.into_raw_fd();
+    Ok(mount)
+}
+
+/// A mount of the file system that is the root of the running container's mount namespace, without what is mounted on it.
+/// None if the container does not run, or has the host's root still.
+fn root_of_running(name: &Name) -> Result<Option<OwnedFd>> {
+    let path = store::running(name);
+    let text = match fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        text => text.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    let recorded: Recorded = Document::parse(&text)?.require("sbx.state.holder")?;
+    let Some(holder) = recorded.open()? else { return Ok(None) };
+    let (ours, theirs) = UnixStream::pair()?;
+    let Some(child) = sys::fork().context("cannot make a process")? else {
+        sys::exit(send_root(&holder, &theirs).is_err().into());
+    };
+    drop(theirs);
+    let root = receive(&ours);
+    let has_failed = child.wait()? != 0;
+    if holder.has_ended()? {
+        return Ok(None);
+    }
+    ensure!(!has_failed, "cannot reach the root of container {name}");
+    root
+}
+
+/// In a child: joins the holder's mount namespace, in which this process then has the root that no chroot(2) of the
+/// container's own can change, and sends that; nothing, if it is the host's.
+fn send_root(holder: &Live, to: &UnixStream) -> Result<()> {
+    let identity = || fs::metadata("/").map(|root| (root.dev(), root.ino()));
+    let host = identity()?;
+    namespace::join(holder, CloneFlags::CLONE_NEWNS)?;
+    if identity()? == host {
+        return Ok(());
+    }
+    let root = open_tree(CWD, "/", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+    let fds = [root.as_raw_fd()];
+    sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"r")], &[ControlMessage::ScmRights(&fds)], MsgFlags::empty(), None)?;
+    Ok(())
+}
+
+fn receive(from: &UnixStream) -> Result<Option<OwnedFd>> {
+    let mut byte = [0];
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!(i32);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(from.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
+    let mut fds = message.cmsgs()?.filter_map(|message| match message {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        _ => None,
+    });
+    fds.next().map(|fd| Ok(sys::inherited(fd)?)).transpose()
+}
+
+/// The directories are given by descriptor: no character in a path of theirs means anything, and nobody inside learns
+/// where they are.
 fn mount_overlay(name: &Name, label: Option<String>) -> Result<OwnedFd> {
     let directory = |path: PathBuf, flags: OFlags| {
         open_path(&path, flags, Mode::empty()).with_context(|| format!("cannot open {}", path.display()))
@@ -258,20 +285,20 @@ fn mount_overlay(name: &Name, label: Option<String>) -> Result<OwnedFd> {
     // The snapshot is led to by a link.
     let lower = directory(store::lower(name), DIRECTORY.difference(OFlags::NOFOLLOW))?;
     let (upper, work) = (directory(store::upper(name), DIRECTORY)?, directory(store::work(name), DIRECTORY)?);
-    let path = |fd: &OwnedFd| Some(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    let set = |key: &str, value: &str| (key.to_owned(), Some(value.to_owned()));
-    let mut parameters =
-        vec![("lowerdir".into(), path(&lower)), ("upperdir".into(), path(&upper)), ("workdir".into(), path(&work))];
-    // Nothing in it depends on where it lies, so that it can be copied; whatever the kernel's defaults are.
-    parameters.extend([set("redirect_dir", "off"), set("metacopy", "off"), set("index", "off")]);
+    let set = |key: &str, value: String| (key.to_owned(), Some(value));
+    let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let mut parameters = vec![
+        set("lowerdir", path(&lower)),
+        set("upperdir", path(&upper)),
+        set("workdir", path(&work)),
+        // Nothing in it depends on where it lies, so that it can be copied, whatever the kernel's defaults are.
+        set("redirect_dir", "nofollow".into()),
+        set("metacopy", "off".into()),
+        set("index", "off".into()),
+    ];
     // The snapshot has no container's label: all in the mount has this one.
-    parameters.extend(label.map(|label| ("context".to_owned(), Some(label))));
+    parameters.extend(label.map(|label| set("context", label)));
     mount::new("overlay", Path::new("overlay"), &parameters)
-}
-
-/// The root directory of a mount, for more than to look paths up.
-fn open_root(mount: &OwnedFd) -> rustix::io::Result<OwnedFd> {
-    openat(mount, ".", DIRECTORY, Mode::empty())
 }
 
 #[cfg(test)]

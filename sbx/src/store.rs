@@ -93,8 +93,11 @@ pub fn image(name: &Name) -> PathBuf {
 /// The snapshots that overlays lie on, each under the digest of all that is in it: beside the containers that there are
 /// at one place, so that a tree becomes one by its name alone. No container's name begins with a dot.
 pub fn snapshots(name: &Name) -> io::Result<PathBuf> {
-    Ok(fs::canonicalize(container(name))?.with_file_name(".snapshots"))
+    Ok(fs::canonicalize(container(name))?.with_file_name(SNAPSHOTS))
 }
+
+/// How their directory is called.
+pub const SNAPSHOTS: &str = ".snapshots";
 
 /// The link to the snapshot under a container's overlay.
 pub fn lower(name: &Name) -> PathBuf {

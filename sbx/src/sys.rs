@@ -103,6 +103,18 @@ pub fn loop_configure(device: impl AsFd, file: impl AsFd, read_only: bool) -> Re
     Ok(())
 }
 
+/// Device and inode of the file that a loop device is made of (`LOOP_GET_STATUS64` of loop(4)).
+pub fn loop_file(device: impl AsFd) -> Result<(u64, u64)> {
+    const LOOP_GET_STATUS64: libc::c_ulong = 0x4c05;
+    // `struct loop_info64` of linux/loop.h, which begins with the two; as an array, so that each bit pattern is sound.
+    let mut info = [0_u64; 29];
+    // SAFETY: `info` is as long as the kernel's struct, and outlives the call, which writes no more than that.
+    checked(unsafe {
+        libc::syscall(libc::SYS_ioctl, device.as_fd().as_raw_fd(), LOOP_GET_STATUS64, info.as_mut_ptr())
+    })?;
+    Ok((info[0], info[1]))
+}
+
 /// Gives a loop device the size that its file has by now (`LOOP_SET_CAPACITY` of loop(4)).
 pub fn loop_set_capacity(device: impl AsFd) -> Result<()> {
     const LOOP_SET_CAPACITY: libc::c_ulong = 0x4c07;

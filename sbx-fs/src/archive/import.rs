@@ -25,10 +25,16 @@ use std::path::{Path, PathBuf};
 /// The largest definition and the largest manifest, in bytes.
 const LARGEST: [u64; 2] = [1 << 20, 64 << 20];
 
+/// The most directories that may lie in each other, and the longest path, in bytes: of each on the way to a member it is
+/// known how it will look.
+const DEEPEST: usize = 1024;
+const LONGEST: usize = 256 << 10;
+
 /// What a file is written by.
 const BUFFER: usize = 128 << 10;
 
-/// Makes the tree of `name`, kept as it is wished, from an archive. Returns the document that it begins, and what there is to say.
+/// Makes the tree of `name`, kept as it is wished, from an archive. Returns the document that it begins, and what there
+/// is to say.
 pub fn import(
     name: &Name,
     wish: &edit::Wish,
@@ -111,6 +117,7 @@ impl<R: BufRead> Importer<'_, R> {
 
     fn member(&mut self, Member { path, mut look, what }: Member) -> Result<()> {
         let path = place::in_tree(&path)?;
+        ensure!(self.open.len() < DEEPEST && path.as_os_str().len() <= LONGEST, "it is too deep");
         self.leave(|open| path != open && path.starts_with(open))?;
         // What says who a container is, and where the programs are, is made anew.
         if path.ancestors().any(|path| is_its_own(path) || self.shares_programs && is_programs(path)) {

@@ -1,5 +1,6 @@
 //! The records of an extended header, `LENGTH KEYWORD=VALUE`, which say what the header has no room for.
 
+use crate::look::XATTR_MAX;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::Timespec;
 use std::collections::BTreeMap;
@@ -53,14 +54,17 @@ impl Records {
         self.set(key, text);
     }
 
-    /// The extended attributes. In their keywords `=` and `%` are escaped, as GNU tar does it.
+    /// The extended attributes, which together are no more than a file system has room for. In their keywords `=` and `%` are escaped, as GNU tar does it.
     pub fn attributes(&self) -> Result<Vec<(CString, Vec<u8>)>> {
         let attribute = |(key, value): (&Vec<u8>, &Vec<u8>)| {
             let name = key.strip_prefix(XATTR)?;
             let name = CString::new(replace(&replace(name, b"%3D", b"="), b"%25", b"%"));
             Some(name.context("the name of an attribute has a zero byte").map(|name| (name, value.clone())))
         };
-        self.0.iter().filter_map(attribute).collect()
+        let attributes: Vec<_> = self.0.iter().filter_map(attribute).collect::<Result<_>>()?;
+        let length: usize = attributes.iter().map(|(name, value)| name.count_bytes() + value.len()).sum();
+        ensure!(length <= 2 * XATTR_MAX, "its attributes have {length} bytes");
+        Ok(attributes)
     }
 
     pub fn set_attribute(&mut self, name: &CStr, value: &[u8]) {
