@@ -266,3 +266,16 @@ fn what_is_mounted_in_a_running_container_is_not_its_tree() {
         host.service(&format!("delete {name}")).ok();
     }
 }
+
+#[test]
+fn a_tree_of_one_store_can_be_cloned_into_another() {
+    let host = Host::new();
+    let [name, other] = ["a", "b"].map(|name| host.name(name));
+    host.service(&format!("create --store overlay {name} -- /bin/sleep 1000")).ok();
+    let definition = host.path("config").join(format!("{name}.json")).display().to_string();
+    let filter = format!(".sbx.name = \"{other}\" | del(.root, .sbx.store)");
+    host.bash(&format!("jq -c '{filter}' {definition} | sbx-fs layout | sbx-fs clone --from {name} >document")).ok();
+    assert!(host.tree(&other).join("etc/passwd").is_file());
+    host.line(&format!("sbx-fs remove {other}")).ok();
+    host.service(&format!("delete {name}")).ok();
+}

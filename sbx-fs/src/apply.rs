@@ -76,7 +76,7 @@ pub fn clone(doc: &mut Document, wish: &Wish, host: &Path, act: bool) -> Result<
     if let Some(source) = &wish.from {
         let origin = Origin::of(source)?;
         if !wish.force {
-            writers::refuse(tree_of(&origin.doc)?, &["/".as_ref()], is_its_own)?;
+            writers::refuse(&origin.tree, &["/".as_ref()], is_its_own)?;
         }
         doc.set("sbx.clone.from", source.as_str())?;
         return if act { plan.clone_container(&origin) } else { Ok(Vec::new()) };
@@ -101,6 +101,7 @@ pub fn clone(doc: &mut Document, wish: &Wish, host: &Path, act: bool) -> Result<
 /// A container whose tree is cloned.
 struct Origin {
     doc: Document,
+    tree: OwnedFd,
     name: Name,
     hostname: String,
     manifest: Manifest,
@@ -110,7 +111,7 @@ impl Origin {
     fn of(name: &Name) -> Result<Self> {
         let doc = store::load(name)?;
         let hostname = doc.read("hostname")?.unwrap_or_else(|| name.hostname());
-        Ok(Self { doc, name: name.clone(), hostname, manifest: Manifest::load(name)? })
+        Ok(Self { tree: tree_of(&doc)?, doc, name: name.clone(), hostname, manifest: Manifest::load(name)? })
     }
 }
 
@@ -167,7 +168,7 @@ impl Plan {
     /// An overlay gets the same snapshot, and a copy of what lies on it.
     fn clone_container(&self, origin: &Origin) -> Result<Vec<String>> {
         let is_shared = (self.storage, Storage::of(&origin.doc)?) == (Storage::Overlay, Storage::Overlay);
-        let source = if is_shared { open_directory(&store::upper(&origin.name)) } else { tree_of(&origin.doc) }?;
+        let source = if is_shared { open_directory(&store::upper(&origin.name))? } else { origin.tree.try_clone()? };
         let base = || {
             if !is_shared {
                 return self.base();
