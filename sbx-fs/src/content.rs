@@ -13,6 +13,21 @@ const BLOCK: usize = 128 << 10;
 /// What the kernel is asked to copy at a time, so that there is something to tell of a large file.
 const CHUNK: usize = 64 << 20;
 
+/// The first part of a file from `offset` on, up to `size`, that is no hole: where it begins and ends.
+pub fn data_from(file: &File, offset: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
+    if offset >= size {
+        return Ok(None);
+    }
+    match seek(file, SeekFrom::Data(offset)) {
+        // A hole up to the end.
+        Err(Errno::NXIO) => Ok(None),
+        // A file system that knows no holes.
+        Err(_) => Ok(Some((offset, size))),
+        Ok(start) if start >= size => Ok(None),
+        Ok(start) => Ok(Some((start, seek(file, SeekFrom::Hole(start))?.min(size)))),
+    }
+}
+
 /// Copies what files hold.
 #[derive(Default)]
 pub struct Content {
@@ -34,14 +49,7 @@ impl Content {
             return if size <= BLOCK as u64 { self.through(from, to, 0, size) } else { self.range(from, to, 0, size) };
         }
         let mut offset = 0;
-        while offset < size {
-            let (start, end) = match seek(from, SeekFrom::Data(offset)) {
-                // A hole up to the end.
-                Err(Errno::NXIO) => break,
-                // A file system that knows no holes.
-                Err(_) => (offset, size),
-                Ok(start) => (start, seek(from, SeekFrom::Hole(start))?.min(size)),
-            };
+        while let Some((start, end)) = data_from(from, offset, size)? {
             self.range(from, to, start, end)?;
             offset = end;
         }

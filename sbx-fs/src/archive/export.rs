@@ -3,13 +3,13 @@
 use super::definition::portable;
 use super::{DEFINITION, MANIFEST, ROOT};
 use crate::apply::{is_its_own, tree_of};
+use crate::content::data_from;
 use crate::look::Look;
 use crate::manifest::Manifest;
 use crate::pax::{Device, EXTENTS, Extent, Member, What, Writer};
 use crate::writers;
 use anyhow::{Context, Result, bail};
-use rustix::fs::{FileType, SeekFrom, Timespec, readlinkat, seek};
-use rustix::io::Errno;
+use rustix::fs::{FileType, Timespec, readlinkat};
 use sbx::tree::{Id, Node, components, walk};
 use sbx::{Name, store};
 use std::collections::HashMap;
@@ -118,16 +118,8 @@ impl<W: Write> Exporter<W> {
 fn extents(file: &File, size: u64) -> io::Result<Vec<Extent>> {
     let mut extents = Vec::new();
     let mut offset = 0;
-    while offset < size {
-        let (start, end) = match seek(file, SeekFrom::Data(offset)) {
-            // A hole up to the end.
-            Err(Errno::NXIO) => break,
-            // A file system that knows no holes.
-            Err(_) => (offset, size),
-            Ok(start) if start >= size => break,
-            Ok(start) if extents.len() + 1 == EXTENTS => (start, size),
-            Ok(start) => (start, seek(file, SeekFrom::Hole(start))?.min(size)),
-        };
+    while let Some((start, end)) = data_from(file, offset, size)? {
+        let end = if extents.len() + 1 == EXTENTS { size } else { end };
         extents.push(Extent { start, length: end - start });
         offset = end;
     }
