@@ -109,7 +109,6 @@ exec strace -f -b execve -qq "$@"
 "#;
 
 /// A call that changes something, of one of a verb's steps.
-#[derive(Clone)]
 struct Call {
     time: String,
     step: String,
@@ -120,7 +119,7 @@ struct Call {
     number: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Death {
     /// Of the process that makes the call: others go on, and the verb takes back what it can.
     OfOne,
@@ -135,6 +134,21 @@ impl Death {
             Self::OfOne => "/dev/null",
             Self::OfAll => "|grep -q 'killed by SIGKILL' && kill -KILL 0",
         }
+    }
+}
+
+/// What a verb is killed by.
+struct Kill<'a> {
+    call: &'a Call,
+    death: Death,
+    /// The first call of that name.
+    is_first: bool,
+}
+
+impl Kill<'_> {
+    /// Whether the verb has lost one of the tools in its pipe, and is there to take back what they all did.
+    fn is_undone(&self) -> bool {
+        self.death == Death::OfOne && self.call.step.starts_with("sbx-") && !self.call.step.contains(" remove ")
     }
 }
 
@@ -191,29 +205,27 @@ impl<'a> Verb<'a> {
         calls
     }
 
-    fn kill(&self, call: &Call, death: Death) {
-        let number = call.number.to_string();
-        let path = call.path.as_deref().unwrap_or_default();
+    fn kill(&self, Kill { call, death, .. }: &Kill) {
         let outcome = self.run(&[
             ("STEP", &call.step),
             ("CALL", &call.name),
-            ("AT", path),
-            ("NUMBER", &number),
+            ("AT", call.path.as_deref().unwrap_or_default()),
+            ("NUMBER", &call.number.to_string()),
             ("WATCH", death.watch()),
         ]);
-        let died = if matches!(death, Death::OfAll) { outcome.code == 128 + 9 } else { outcome.code != 0 };
-        assert!(died, "nothing was killed at call {number} of {} of {}: {outcome}", call.name, call.step);
+        let died = if *death == Death::OfAll { outcome.code == 128 + 9 } else { outcome.code != 0 };
+        assert!(died, "nothing was killed at call {} of {} of {}: {outcome}", call.number, call.name, call.step);
     }
 
     /// Kills it at its calls: by default at the first and the last of each name, with `SBX_LONG=1` at all. `prepare`
-    /// makes what it works on, and `check` asserts that nothing is left; once a name it is told to look closer.
-    fn kill_all(&self, prepare: impl Fn(), check: impl Fn(&str, bool)) {
+    /// makes what it works on, and `check` asserts that nothing is left, also of one that was not killed.
+    fn kill_all(&self, prepare: impl Fn(), check: impl Fn(&str, Option<&Kill>)) {
         prepare();
         let calls = self.calls();
-        check(self.line, true);
+        check(self.line, None);
         let mut by_name = BTreeMap::<_, Vec<_>>::new();
-        for call in calls {
-            by_name.entry(call.name.clone()).or_default().push(call);
+        for call in &calls {
+            by_name.entry(&call.name).or_default().push(call);
         }
         let mut kills = 0;
         for (name, calls) in by_name {
@@ -221,10 +233,11 @@ impl<'a> Verb<'a> {
             let chosen = calls.iter().enumerate().filter(|(i, _)| is_long() || [0, last].contains(i));
             for (i, call) in chosen {
                 for death in [Death::OfOne, Death::OfAll] {
+                    let kill = Kill { call, death, is_first: i == 0 };
                     prepare();
-                    self.kill(call, death);
+                    self.kill(&kill);
                     let what = format!("{}: {death:?} at {name} {i} of {last}, of {}", self.line, call.step);
-                    check(&what, i == 0 && matches!(death, Death::OfAll));
+                    check(&what, Some(&kill));
                     kills += 1;
                 }
             }
@@ -293,11 +306,14 @@ fn delete(host: &Host, name: &str) {
 fn kill_and_delete(host: &Host, name: &str, prepare: impl Fn(), line: &str) {
     let verb = Verb::new(host, line);
     let (before, kept) = (host.snapshot(), store(host));
-    verb.kill_all(prepare, |what, closer| {
-        delete(host, name);
+    verb.kill_all(prepare, |what, kill| {
+        if !kill.is_some_and(Kill::is_undone) {
+            delete(host, name);
+        }
         host.assert_as(&before, what);
         assert_eq!(store(host), kept, "{what}");
-        if closer {
+        // Once of each name.
+        if kill.is_none_or(|kill| kill.is_first && kill.death == Death::OfAll) {
             host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
             host.service(&format!("delete {name}")).ok();
         }
