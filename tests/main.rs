@@ -10,6 +10,7 @@ mod crash;
 mod documentation;
 mod examples;
 mod install;
+mod kills;
 mod limits;
 mod refusals;
 mod roots;

@@ -3,7 +3,6 @@
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::Path;
 use support::Host;
 
 /// Builds a version of a package with conffiles, a service, and what its second version has and has not any more.
@@ -147,44 +146,6 @@ fn whatever_a_container_makes_of_its_directories_an_upgrade_stays_in_the_tree() 
     assert_eq!(fs::read_to_string(canary.join("untouched")).expect("canary"), "canary");
     assert_eq!(fs::read_dir(&canary).expect("a directory").count(), 1);
     host.service(&format!("delete {name}")).ok();
-}
-
-#[test]
-fn an_upgrade_that_was_killed_is_done_by_the_next_one() {
-    let (host, name) = with_first_version();
-    install(&host, "2");
-    // What one that is made now has.
-    let other = host.name("b");
-    host.service(&format!("create -u sbx-probe {other}")).ok();
-    let probe = |name: &str| {
-        let script =
-            "cd $0/etc/probe && find . -printf '%p %y %m %U %G %l\\n' | sort && find . -type f | sort | xargs cat";
-        host.run(["bash".as_ref(), "-c".as_ref(), script.as_ref(), host.tree(name).as_os_str()], "").ok().text()
-    };
-    let fresh = probe(&other);
-    let place = host.tree(&name).parent().expect("a place").display().to_string();
-    let kept = host.path("tmp/kept").display().to_string();
-    host.line(&format!("cp -a {place} {kept}")).ok();
-    let mut killed = 0;
-    for call in ["mkdirat", "renameat", "renameat2", "fchownat", "fchmod", "utimensat", "unlinkat", "syncfs", "fsync"] {
-        // Those that stage, which a dry run makes too, come before those in the tree.
-        let trace = host.path("tmp/trace").display().to_string();
-        host.line(&format!("strace -f -qq -o {trace} -e trace={call} sbx-fs upgrade --dry-run {name}")).ok();
-        let staging = fs::read_to_string(&trace).expect("a trace").lines().count();
-        for when in [staging / 2 + 1, staging + 1] {
-            let strace = format!("strace -f -qq -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={when}");
-            killed += usize::from(host.line(&format!("{strace} sbx-fs upgrade {name}")).code != 0);
-            host.line(&format!("sbx-fs upgrade {name}")).ok();
-            assert_eq!(probe(&name), fresh, "killed at call {when} of {call}, {staging} of which stage");
-            assert_eq!(host.line(&format!("sbx-fs upgrade --dry-run {name}")).ok().text(), "[]");
-            assert!(!Path::new(&place).join("upgrade").exists());
-            host.bash(&format!("rm -r {place} && cp -a {kept} {place}")).ok();
-        }
-    }
-    assert!(killed > 8, "only {killed} were killed");
-    for name in [&name, &other] {
-        host.service(&format!("delete {name}")).ok();
-    }
 }
 
 #[test]
