@@ -168,7 +168,7 @@ impl<'a> Verb<'a> {
         for dir in [&this.shims, &this.traces, &installed] {
             fs::create_dir_all(dir).expect("a directory");
         }
-        // Scripts take the tools that lie beside them.
+        // Scripts take the tools that lie beside them, and other programs too.
         for script in ["virt-sandbox-service", "lib.sh", "sbx-start", "sbx-stop"] {
             fs::copy(scripts().join(script), installed.join(script)).expect("a script");
         }
@@ -176,11 +176,9 @@ impl<'a> Verb<'a> {
         for program in PROGRAMS {
             let real = places.iter().map(|place| place.join(program)).find(|path| path.exists()).expect(program);
             let shim = SHIM.replace("REAL", &real.display().to_string());
-            let dirs = [&this.shims, &installed].into_iter().take(if real.starts_with(&installed) { 1 } else { 2 });
-            for shim_path in dirs.map(|dir| dir.join(program)) {
-                fs::write(&shim_path, &shim).expect("a shim");
-                fs::set_permissions(&shim_path, fs::Permissions::from_mode(0o755)).expect("a mode");
-            }
+            let dir = if real.starts_with(&installed) { &this.shims } else { &installed };
+            fs::write(dir.join(program), shim).expect("a shim");
+            fs::set_permissions(dir.join(program), fs::Permissions::from_mode(0o755)).expect("a mode");
         }
         this
     }
