@@ -14,8 +14,8 @@ pub fn make(path: &Path, size: u64) -> Result<()> {
     let make = || -> Result<()> {
         let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
         file.set_len(size)?;
-        // Of what is written to a file that is full of holes nothing has to be discarded; the inode tables are set up when
-        // the file system is idle. Root inside is not to be kept from writing longer than others.
+        // A file that is all hole has nothing to discard; the inode tables are set up when the file system is idle. No
+        // blocks are kept for root: inside, services may be root.
         let options = ["-q", "-F", "-b", "4096", "-m", "0", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"];
         storage::run("mkfs.ext4", &options, path, 0)?;
         Ok(file.sync_all()?)

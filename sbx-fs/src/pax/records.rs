@@ -54,7 +54,8 @@ impl Records {
         self.set(key, text);
     }
 
-    /// The extended attributes, which together are no more than a file system has room for. In their keywords `=` and `%` are escaped, as GNU tar does it.
+    /// The extended attributes, which together are no more than a file system has room for. In their keywords `=` and
+    /// `%` are escaped, as GNU tar does it.
     pub fn attributes(&self) -> Result<Vec<(CString, Vec<u8>)>> {
         let attribute = |(key, value): (&Vec<u8>, &Vec<u8>)| {
             let name = key.strip_prefix(XATTR)?;
