@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use sbx::inner::{IDENTITY, SNAKEOIL_KEY};
 use sbx::storage::{self, Storage};
-use sbx::tree::Node;
-use sbx::{Document, Name, host, label, store, tool};
+use sbx::tree::{DIRECTORY, Node};
+use sbx::{Document, Name, label, store, tool};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -35,9 +35,6 @@ const DIRECTORIES: [(&str, u32); 12] = [
     ("tmp", 0o1777),
     ("usr", 0o755),
 ];
-
-/// How the root of a tree is opened.
-pub const TREE: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// What of a container says who it is, or is to be known to nobody else.
 const WHO: [&str; 5] =
@@ -190,8 +187,7 @@ impl Plan {
         // What is above the tree only root may pass: setuid programs in it are the container's (CVE-2021-41091).
         let place = store::container(&self.name);
         self.make_place(&place).with_context(|| format!("cannot make {}", place.display()))?;
-        let label: Option<String> = self.doc.read("linux.mountLabel")?;
-        let label = label.filter(|_| host::runs_selinux() && self.storage.labels_files());
+        let label = storage::file_label(&self.doc)?;
         let (manifest, notes) = label::making("fscreate", label.as_deref(), || {
             let base = base().with_context(|| format!("cannot make the tree of {}", self.name))?;
             let filled = fill(&base)?;
@@ -347,9 +343,9 @@ pub fn make_root(tree: &Path) -> Result<OwnedFd> {
     Ok(tree)
 }
 
-/// Opens a directory of the store.
+/// Opens a directory, which is no link.
 pub fn open_directory(path: &Path) -> Result<OwnedFd> {
-    open(path, TREE, Mode::empty()).with_context(|| format!("cannot open {}", path.display()))
+    open(path, DIRECTORY, Mode::empty()).with_context(|| format!("cannot open {}", path.display()))
 }
 
 /// A text of hosts(5) in which a host has another name.

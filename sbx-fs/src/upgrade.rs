@@ -1,7 +1,7 @@
 //! Takes what has changed on the host into a private tree, three ways: what the clone was given (the manifest), what
 //! it would be given now, and what the container has made of it.
 
-use crate::apply::{TREE, open_directory, tree_of};
+use crate::apply::{open_directory, tree_of};
 use crate::copy::{self, Extent};
 use crate::manifest::{Kind, Manifest, State};
 use crate::select::{Selection, Wish};
@@ -9,9 +9,9 @@ use crate::tree;
 use anyhow::{Context, Error, Result, ensure};
 use rustix::fs::{AtFlags, Mode, RenameFlags, openat, renameat, renameat_with, syncfs, unlinkat};
 use rustix::io::Errno;
-use sbx::storage::Storage;
-use sbx::tree::Node;
-use sbx::{Name, host, inner, label, store, tool};
+use sbx::storage::{self, Storage};
+use sbx::tree::{DIRECTORY, Node};
+use sbx::{Name, inner, label, store, tool};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -50,10 +50,8 @@ pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
     let tree = tree_of(&doc)?;
     let base = Manifest::load(name)?;
     let mut selection = Selection::of(&doc, &Wish::default(), "/".as_ref())?;
-    let storage = Storage::of(&doc)?;
-    let label: Option<String> =
-        doc.read("linux.mountLabel")?.filter(|_| host::runs_selinux() && storage.labels_files());
-    let staging = match storage {
+    let label = storage::file_label(&doc)?;
+    let staging = match Storage::of(&doc)? {
         Storage::Directory => open_directory(&store::container(name))?,
         // On the file system of the tree itself; root inside may do there what he may do with the tree.
         Storage::Image { .. } | Storage::Overlay => tree.try_clone()?,
@@ -82,7 +80,7 @@ pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
 
 fn stage(staging: &OwnedFd) -> Result<OwnedFd> {
     let (staged, _) = copy::directory(&Node::of(staging.try_clone()?)?, STAGED.as_ref())?;
-    Ok(openat(staged, ".", TREE, Mode::empty())?)
+    Ok(openat(staged, ".", DIRECTORY, Mode::empty())?)
 }
 
 /// Removes what this upgrade, or one that was cut short, has staged.

@@ -4,6 +4,7 @@
 //! the container for its whole life. Nothing of that is left on the host when they end, however they end.
 
 use crate::process::{Live, Recorded};
+use crate::tree::DIRECTORY;
 use crate::{Document, Name, Size, host, mount, namespace, store, sys};
 use anyhow::{Context, Result, ensure};
 use nix::sched::CloneFlags;
@@ -62,8 +63,6 @@ const IMAGE_UNIT: u64 = 8 << 20;
 /// How long a tree that somebody else has is waited for: a step of a pipe may be on its way out.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
 impl Storage {
     /// What the document says.
     pub fn of(doc: &Document) -> Result<Self> {
@@ -84,6 +83,12 @@ impl Storage {
             Self::Image { .. } => None,
         }
     }
+}
+
+/// The label that a new file of a document's tree gets, if SELinux is on.
+pub fn file_label(doc: &Document) -> Result<Option<String>> {
+    let is_labelled = host::runs_selinux() && Storage::of(doc)?.labels_files();
+    Ok(doc.read("linux.mountLabel")?.filter(|_| is_labelled))
 }
 
 /// Opens the root of a document's tree. Of an image or an overlay it is a mount that is attached nowhere and ends with
