@@ -20,7 +20,7 @@ declare -gA _sbx_takes=(
     [sbx-ns remove]='NAME'
 
     [sbx-cg]='--help --version'
-    [sbx-cg limit]='--name=NAME --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY'
+    [sbx-cg limit]='--name=NAME --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY --devices=ANY'
     [sbx-cg create]='--name=NAME --dry-run'
     [sbx-cg update]='--name=NAME --dry-run'
     [sbx-cg show]='NAME'

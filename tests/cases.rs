@@ -258,6 +258,38 @@ fn a_limit_is_in_force_on_the_hosts_hierarchies() {
 }
 
 #[test]
+fn devices_beyond_the_few_are_not_used_or_made_in_any_hierarchy_that_restricts_them() {
+    let host = Host::new();
+    let name = host.name("a");
+    let node = host.path("tmp/node");
+    // loop-control, which root may open.
+    host.bash(&format!("mknod {} c 10 237", node.display())).ok();
+    let make = host.path("tmp/made");
+    let attempt = format!(
+        "(: <{}) 2>/dev/null && echo opened; mknod {made} c 1 3 2>/dev/null && echo made && rm {made}; \
+            head -c 1 /dev/zero | wc -c; : >/dev/null && : </dev/ptmx && echo used",
+        node.display(),
+        made = make.display()
+    );
+    let mut restricting = 0;
+    for devices in ["auto", "closed"] {
+        let limited = host.line(&format!("sbx-cg limit --name {name} --devices {devices}")).ok().stdout;
+        let created = host.run(["sbx-cg", "create"], limited).ok().json();
+        let payload = created["sbx"]["state"]["cgroups"]["payload"].as_array().expect("directories").clone();
+        for directory in payload.iter().filter_map(|dir| dir.as_str()) {
+            let path = Path::new(directory);
+            let restricts = path.join("devices.list").exists() || path.join("cgroup.controllers").exists();
+            let outcome = host.bash(&format!("echo $BASHPID >{directory}/cgroup.procs && ({attempt})")).ok();
+            let all = devices == "auto" || !restricts;
+            assert_eq!(outcome.text(), if all { "opened\nmade\n1\nused" } else { "1\nused" }, "{directory}");
+            restricting += usize::from(!all);
+        }
+        host.line(&format!("sbx-cg remove {name}")).ok();
+    }
+    assert!(restricting > 0);
+}
+
+#[test]
 fn a_limit_that_cannot_be_enforced_is_an_error() {
     let host = Host::new();
     let name = host.name("a");

@@ -1,5 +1,6 @@
 //! Makes the cgroups, changes their limits, and removes them.
 
+use crate::device::{self, Policy};
 use crate::edit::{check_path, path};
 use crate::hierarchy::{Hierarchy, mounted};
 use crate::limit::{Limit, enable, no_others};
@@ -44,6 +45,8 @@ struct Place {
     v2: bool,
     /// Whether a service manager has given it to us: then the limits are its to set, and ours to read.
     delegated: bool,
+    /// Whether it is one of those in which the kernel asks who may use a device.
+    restricts_devices: bool,
     limits: Vec<Limit>,
 }
 
@@ -51,7 +54,8 @@ struct Place {
 pub fn create(doc: &mut Document, act: bool) -> Result<()> {
     let name = doc.name()?;
     check_path(doc, &name)?;
-    let places = places(&name, &mounted()?, &Limit::all(doc)?)?;
+    let devices = Policy::of(doc)?;
+    let places = places(&name, &mounted()?, &Limit::all(doc)?, &devices)?;
     if places.iter().any(|place| !place.delegated) {
         no_others(doc)?;
     }
@@ -60,6 +64,9 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
         return Ok(());
     }
     places.iter().try_for_each(Place::make)?;
+    for Place { base, v2, .. } in places.iter().filter(|place| place.restricts_devices) {
+        PARTS.iter().try_for_each(|part| devices.enforce(&base.join(part), *v2))?;
+    }
     if let Some(label) = doc.read::<String>("linux.mountLabel")?.filter(|_| host::runs_selinux()) {
         places.iter().try_for_each(|place| give_label(&place.base.join(PAYLOAD), &label))?;
     }
@@ -78,7 +85,8 @@ pub fn update(doc: &mut Document, act: bool) -> Result<()> {
     let place = |base: PathBuf| {
         let hierarchy = hierarchies.iter().position(|hierarchy| base.starts_with(&hierarchy.mount))?;
         let v2 = hierarchies[hierarchy].v2;
-        Some((hierarchy, Place { delegated: is_delegated(&base, &name), base, v2, limits: Vec::new() }))
+        let delegated = is_delegated(&base, &name);
+        Some((hierarchy, Place { base, v2, delegated, restricts_devices: false, limits: Vec::new() }))
     };
     // A dry run also serves a container that is yet to be made.
     let bases = if act { existing(&name)? } else { existing(&name).unwrap_or_default() };
@@ -101,20 +109,22 @@ pub fn update(doc: &mut Document, act: bool) -> Result<()> {
     places.iter().try_for_each(|(_, place)| if place.delegated { place.await_limits() } else { place.set_limits() })
 }
 
-/// Where the container needs a cgroup: wherever something is limited or counted, where systemd keeps its units, and
-/// where all of a cgroup can be frozen and killed.
-fn places(name: &Name, hierarchies: &[Hierarchy], limits: &[Limit]) -> Result<Vec<Place>> {
+/// Where the container needs a cgroup: wherever something is limited, restricted or counted, where systemd keeps its
+/// units, and where all of a cgroup can be frozen and killed.
+fn places(name: &Name, hierarchies: &[Hierarchy], limits: &[Limit], devices: &Policy) -> Result<Vec<Place>> {
     let unified = hierarchies.iter().any(|hierarchy| hierarchy.v2);
     let mut places: Vec<(bool, Place)> = hierarchies
         .iter()
         .map(|hierarchy| {
             let counts = COUNTED.iter().any(|controller| hierarchy.has(controller));
-            let needed = hierarchy.v2 || hierarchy.is_systemd() || counts || (!unified && hierarchy.has("freezer"));
+            let restricts_devices = !devices.is_empty() && (hierarchy.v2 || hierarchy.has("devices"));
+            let freezes = !unified && hierarchy.has("freezer");
+            let needed = hierarchy.v2 || hierarchy.is_systemd() || counts || freezes || restricts_devices;
             let (base, delegated) = match delegated(hierarchy, name) {
                 Some(cgroup) => (cgroup, true),
                 None => (own_place(hierarchy, name), false),
             };
-            (needed, Place { base, v2: hierarchy.v2, delegated, limits: Vec::new() })
+            (needed, Place { base, v2: hierarchy.v2, delegated, restricts_devices, limits: Vec::new() })
         })
         .collect();
     for limit in limits {
@@ -125,6 +135,8 @@ fn places(name: &Name, hierarchies: &[Hierarchy], limits: &[Limit]) -> Result<Ve
     if places.is_empty() {
         bail!("no cgroup hierarchy is mounted");
     }
+    let restricted = devices.is_empty() || places.iter().any(|place| place.restricts_devices);
+    ensure!(restricted, "{} cannot be enforced: no devices controller here", device::FIELD);
     Ok(places)
 }
 
@@ -322,7 +334,7 @@ mod tests {
 
     fn place(root: &Path, delegated: bool) -> Place {
         let limits = vec![Limit::Memory(64 << 20), Limit::Cpu { quota: 50_000, period: 100_000 }];
-        Place { base: root.join("sbx/a"), v2: true, delegated, limits }
+        Place { base: root.join("sbx/a"), v2: true, delegated, restricts_devices: false, limits }
     }
 
     #[test]

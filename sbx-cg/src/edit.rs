@@ -1,8 +1,10 @@
 //! What the document says of limits.
 
+use crate::device::{self, Devices};
 use crate::quantity::{Cpus, IoWeight, Pids};
 use anyhow::{Result, ensure};
 use sbx::{Document, Name, Size};
+use serde_json::json;
 
 /// What the options ask for.
 #[derive(Debug, Default)]
@@ -11,6 +13,7 @@ pub struct Wish {
     pub cpus: Option<Cpus>,
     pub pids: Option<Pids>,
     pub io_weight: Option<IoWeight>,
+    pub devices: Option<Devices>,
 }
 
 /// Fills in the cgroup's path and the limits asked for; others stay as they are.
@@ -29,6 +32,9 @@ pub fn limit(doc: &mut Document, wish: &Wish) -> Result<()> {
         if let Some(value) = value {
             doc.set(&format!("linux.resources.{field}"), value)?;
         }
+    }
+    if let Some(devices) = wish.devices {
+        doc.set(device::FIELD, json!(device::rules(devices)))?;
     }
     Ok(())
 }

@@ -161,8 +161,14 @@ fn exactly(found: String, wanted: &str) -> (String, bool) {
 }
 
 /// What of `linux.resources` is understood here, by controller.
-const FIELDS: [(&str, &[&str]); 4] =
-    [("memory", &["limit"]), ("pids", &["limit"]), ("cpu", &["quota", "period"]), ("blockIO", &["weight"])];
+const FIELDS: [(&str, &[&str]); 5] = [
+    ("memory", &["limit"]),
+    ("pids", &["limit"]),
+    ("cpu", &["quota", "period"]),
+    ("blockIO", &["weight"]),
+    // A list: crate::device.
+    ("devices", &[]),
+];
 
 /// Refuses a limit of another kind, which would silently not be in force. systemd may know it, and has set it then.
 pub fn no_others(doc: &Document) -> Result<()> {

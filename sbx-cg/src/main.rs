@@ -1,6 +1,7 @@
 //! sbx-cg: control groups of containers: their limits, and where their processes are counted.
 
 mod apply;
+mod device;
 mod edit;
 mod hierarchy;
 mod limit;
@@ -42,6 +43,7 @@ remove  ends what is left in the cgroups of NAME, and removes them
   --cpus NUMBER    processor time: 0.5 is half of one processor
   --pids NUMBER    processes and threads
   --io-weight N    share of the disks' time: 10 to 1000; others have 100
+  --devices WHICH  closed: only null, zero, full, random, urandom and terminals; auto: all
   --dry-run        check, print the document, and touch nothing
   --help, --version
 ";
@@ -72,6 +74,7 @@ fn limit(options: &mut Parser) -> Result<()> {
             "memory" => wish.memory = Some(tool::value(options)?),
             "cpus" => wish.cpus = Some(tool::value(options)?),
             "pids" => wish.pids = Some(tool::value(options)?),
+            "devices" => wish.devices = Some(tool::value(options)?),
             "io-weight" => wish.io_weight = Some(tool::value(options)?),
             _ => filter.take(arg, options)?,
         }

@@ -134,6 +134,43 @@ pub fn ext4_resize(root: impl AsFd, blocks: u64) -> Result<()> {
     Ok(())
 }
 
+/// Has a BPF program decide which devices the processes of a cgroup may use, in place of the one that a call before
+/// this one has attached (bpf(2), `BPF_PROG_TYPE_CGROUP_DEVICE`: Linux 4.15). It goes with the cgroup.
+pub fn restrict_devices(cgroup: impl AsFd, program: &[u64]) -> Result<()> {
+    const BPF_PROG_LOAD: libc::c_long = 5;
+    const BPF_PROG_ATTACH: libc::c_long = 8;
+    const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+    const BPF_CGROUP_DEVICE: u32 = 6;
+    /// What of `union bpf_attr` of linux/bpf.h matters to load a program; what follows is zero.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        length: u32,
+        program: u64,
+        license: u64,
+    }
+    #[repr(C)]
+    struct Attach {
+        target: u32,
+        program: u32,
+        place: u32,
+        flags: u32,
+    }
+    let length = u32::try_from(program.len()).map_err(|_| Error::from_raw_os_error(libc::E2BIG))?;
+    let (program, license) = (program.as_ptr() as u64, c"Apache-2.0".as_ptr() as u64);
+    let load = Load { kind: BPF_PROG_TYPE_CGROUP_DEVICE, length, program, license };
+    // SAFETY: the kernel reads `load`, the program and the license, which outlive the call and are as long as it is
+    // told or end with a zero.
+    let fd = checked(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of_val(&load)) })?;
+    // SAFETY: the kernel has just made this descriptor for us, with close-on-exec, and nobody else owns it.
+    let program = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    let target = cgroup.as_fd().as_raw_fd() as u32;
+    let attach = Attach { target, program: program.as_raw_fd() as u32, place: BPF_CGROUP_DEVICE, flags: 0 };
+    // SAFETY: the kernel reads `attach`, which outlives the call.
+    checked(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, size_of_val(&attach)) })?;
+    Ok(())
+}
+
 /// Installs one seccomp filter for this thread (seccomp(2)). Needs no_new_privs or CAP_SYS_ADMIN.
 pub fn seccomp(program: &[seccompiler::sock_filter]) -> Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| Error::from_raw_os_error(libc::E2BIG))?;
