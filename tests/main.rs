@@ -9,6 +9,7 @@ mod copy;
 mod crash;
 mod documentation;
 mod examples;
+mod hardening;
 mod install;
 mod kills;
 mod limits;
