@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use support::Host;
 
 /// A host with a running container of one command.
@@ -10,6 +11,147 @@ fn running(host: &Host, name: &str) -> String {
     host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
     host.service(&format!("start {name}")).ok();
     name
+}
+
+// CVE-2016-8659, CVE-2020-5291: a program that is set-user-ID believed what its caller handed it.
+
+#[test]
+fn a_tool_that_is_set_user_id_refuses_whoever_it_would_give_rights_to() {
+    let host = Host::new();
+    // Where others can execute it.
+    host.bash("mkdir -m 755 /run/open && chmod 755 .. .").ok();
+    let as_nobody = |program: &str, arguments: &str| {
+        let name = program.rsplit('/').next().unwrap_or_default();
+        let copy = format!("cp -- {program} /run/open/{name} && chmod 4755 /run/open/{name}");
+        host.bash(&format!("{copy} && exec setpriv --reuid 65534 --clear-groups /run/open/{name} {arguments}"))
+    };
+    assert_eq!(as_nobody("/usr/bin/id", "-u").ok().text(), "0");
+    for tool in ["sbx-unit", "sbx-label", "sbx-ns", "sbx-cg", "sbx-fs", "sbx-net", "sbx-exec"] {
+        let program = support::binaries().join(tool).display().to_string();
+        as_nobody(&program, "--version").assert_failure(1, tool, &["set-user-ID"]);
+    }
+}
+
+// CVE-2022-31214: whoever joined a container believed a record that others had forged.
+
+/// The running document that is kept of a container.
+fn state(host: &Host, name: &str) -> PathBuf {
+    host.path("runtime").join(name).join("document.json")
+}
+
+/// Has the state of a container name another process, which is the one that has this pid now.
+fn forge(host: &Host, name: &str, pid: &str) {
+    let file = state(host, name).display().to_string();
+    let started = format!("sed 's/.*) //' /proc/{pid}/stat | cut -d ' ' -f 20");
+    let edit = ".sbx.state.holder.pid = ($pid | tonumber) | .sbx.state.holder.startTime = ($start | tonumber)";
+    let script = format!(
+        "start=$({started}) && jq -c --arg pid {pid} --arg start \"$start\" '{edit}' {file} >new && cat new >{file}"
+    );
+    host.bash(&script).ok();
+}
+
+fn holder(host: &Host, name: &str) -> String {
+    host.run(["sbx-ns", "show", name], "").ok().json()["sbx"]["state"]["holder"]["pid"].to_string()
+}
+
+#[test]
+fn a_record_of_a_process_that_is_not_in_the_containers_cgroup_is_neither_entered_nor_killed() {
+    let host = Host::new();
+    let [name, other] = ["a", "b"].map(|name| running(&host, name));
+    let bystander = host.bash("sleep 1000 >/dev/null 2>&1 & echo $!").ok().text();
+    for (pid, leads_to) in [(bystander, "/"), (holder(&host, &other), "/run/b")] {
+        host.inside(&other, "touch /run/b").ok();
+        forge(&host, &name, &pid);
+        // Who goes by the record comes out at another place.
+        host.bash(&format!(
+            "test -e /proc/$(jq .sbx.state.holder.pid {})/root{leads_to}",
+            state(&host, &name).display()
+        ))
+        .ok();
+        let words = [&pid, "is not in the cgroup of container", name.as_str()];
+        host.line(&format!("sbx-ns show {name}")).assert_failure(1, "sbx-ns", &words);
+        let forged = state(&host, &name).display().to_string();
+        for verb in
+            ["sbx-exec run -- touch /run/entered", "sbx-exec stop", "sbx-net up", "sbx-fs mount", "sbx-fs resize"]
+        {
+            let outcome = host.bash(&format!("exec {verb} <{forged}"));
+            assert!(outcome.code != 0 && outcome.stderr.contains(words[1]), "{outcome}");
+        }
+        assert_ne!(host.inside(&name, "true").code, 0);
+        host.line(&format!("sbx-ns remove {name}")).assert_failure(1, "sbx-ns", &words);
+        host.line(&format!("sbx-ns remove {name}")).ok();
+        host.bash(&format!("kill -0 {pid} && ! test -e /proc/{pid}/root/run/entered")).ok();
+        host.service(&format!("start {name}")).ok();
+    }
+}
+
+#[test]
+fn a_record_that_others_could_have_written_is_not_believed() {
+    let host = Host::new();
+    let name = running(&host, "a");
+    let file = state(&host, &name).display().to_string();
+    let directory = host.path("runtime").join(&name).display().to_string();
+    let forgeries = [
+        (format!("chown 65534 {file}"), format!("chown 0 {file}")),
+        (format!("chmod 0622 {file}"), format!("chmod 0600 {file}")),
+        (format!("chown 65534 {directory}"), format!("chown 0 {directory}")),
+        (format!("chmod 0777 {directory}"), format!("chmod 0700 {directory}")),
+        (format!("mv {file} other && ln -s \"$PWD/other\" {file}"), format!("mv other {file}")),
+    ];
+    for (forge, restore) in forgeries {
+        host.bash(&forge).ok();
+        let show = host.line(&format!("sbx-ns show {name}")).assert_code(1);
+        assert!(show.stderr.contains(&file), "{forge}: {show}");
+        host.inside(&name, "true").assert_code(125);
+        host.bash(&restore).ok();
+        host.inside(&name, "true").ok();
+    }
+}
+
+#[test]
+fn a_process_that_got_the_pid_of_one_that_has_ended_is_not_taken_for_it() {
+    let host = Host::new();
+    let name = running(&host, "a");
+    let pid = holder(&host, &name);
+    let script = format!(
+        "kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.01; done
+        until echo $(({pid} - 1)) >/proc/sys/kernel/ns_last_pid; sleep 1000 >/dev/null 2>&1 & [ $! = {pid} ]; do kill $!; done"
+    );
+    host.bash(&script).ok();
+    // Who goes by the pid alone finds it alive.
+    host.bash(&format!("kill -0 $(jq .sbx.state.holder.pid {})", state(&host, &name).display())).ok();
+    host.line(&format!("sbx-ns show {name}")).assert_failure(1, "sbx-ns", &[&name, "is not running"]);
+    host.inside(&name, "true").assert_code(125);
+    host.service(&format!("stop {name}")).ok();
+    host.service(&format!("delete {name}")).ok();
+    assert_eq!(host.bash(&format!("cat /proc/{pid}/comm")).ok().text(), "sleep");
+}
+
+// CVE-2022-0811: a sysctl whose value smuggled in another.
+
+#[test]
+fn a_document_that_asks_for_a_sysctl_is_refused_whatever_the_value() {
+    let host = Host::new();
+    let name = host.name("a");
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    let definition = host.path("config").join(format!("{name}.json")).display().to_string();
+    let core = "/proc/sys/kernel/core_pattern";
+    let before = host.line(&format!("cat {core}")).ok().text();
+    let sysctls = [
+        r#"{"kernel.shm_rmid_forced": "1"}"#,
+        r#"{"kernel.shm_rmid_forced": "1+kernel.core_pattern=x"}"#,
+        r#"{"kernel.shm_rmid_forced": "1\nkernel.core_pattern=x"}"#,
+        r#"{"kernel.core_pattern": "|/x"}"#,
+    ];
+    for sysctl in sysctls {
+        host.bash(&format!("jq -c '.linux.sysctl = {sysctl}' {definition} >new && cat new >{definition}")).ok();
+        let key = if sysctl.contains("|/x") { "kernel.core_pattern" } else { "kernel.shm_rmid_forced" };
+        let words = ["linux.sysctl", key, "cannot be set"];
+        host.bash(&format!("sbx-ns create <{definition}")).assert_failure(1, "sbx-ns", &words);
+        let start = host.service(&format!("start {name}")).assert_code(1);
+        assert!(start.stderr.contains(words[2]), "{start}");
+        assert_eq!(host.line(&format!("cat {core}")).ok().text(), before);
+    }
 }
 
 #[test]

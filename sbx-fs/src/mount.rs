@@ -18,7 +18,7 @@ use root::Root;
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, makedev, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
-use sbx::process::{Live, Recorded};
+use sbx::process::Live;
 use sbx::{Document, host, namespace, storage, sys};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -34,8 +34,7 @@ pub fn mount(doc: &Document, act: bool) -> Result<()> {
     if !act {
         return Ok(());
     }
-    let holder: Recorded = doc.require("sbx.state.holder")?;
-    let holder = holder.open()?.with_context(|| format!("container {name} is not running"))?;
+    let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
     join(doc, &holder, &procfs)?;
     let built = in_child(|| build(&plan, opened, &holder, &procfs));
     ensure!(!holder.has_ended()?, "container {name} has ended");
