@@ -6,19 +6,19 @@
 
 mod file_system;
 mod plan;
-mod procfs;
 mod root;
+mod verify;
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use file_system::FileSystem;
 use nix::sched::CloneFlags;
 use plan::{Bind, Host, Image, Mount, Plan, ReadOnly, Source};
-use procfs::Procfs;
 use root::Root;
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, makedev, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use sbx::process::Live;
+use sbx::procfs::Procfs;
 use sbx::{Document, host, namespace, storage, sys};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -214,7 +214,7 @@ fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Res
         let place = format!("{}/{place}", holder.pid);
         ensure!(procfs.identity(&place)? == procfs.identity("self/root")?, "/proc/{place} is not the container's root");
     }
-    match procfs::writable(&procfs.mounts()?, root.read_only()) {
+    match verify::writable(&procfs.mounts()?, root.read_only()) {
         Some(point) => bail!("{} was to be read-only and is not", point.display()),
         None => Ok(()),
     }

@@ -19,6 +19,7 @@ pub mod name;
 pub mod namespace;
 pub mod passwd;
 pub mod process;
+pub mod procfs;
 pub mod seccomp;
 pub mod size;
 pub mod storage;
