@@ -13,11 +13,12 @@ declare -gA _sbx_takes=(
     [sbx-label remove]='NAME'
 
     [sbx-ns]='--help --version'
-    [sbx-ns plan]='--name=NAME --hostname=ANY'
+    [sbx-ns plan]='--name=NAME --hostname=ANY --userns=ANY'
+    [sbx-ns alloc]='--name=NAME --dry-run'
     [sbx-ns create]='--name=NAME --dry-run'
     [sbx-ns show]='NAME'
     [sbx-ns list]=''
-    [sbx-ns remove]='NAME'
+    [sbx-ns remove]='--ids NAME'
 
     [sbx-cg]='--help --version'
     [sbx-cg limit]='--name=NAME --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY --devices=ANY'
