@@ -28,12 +28,13 @@ const fn apply(line: &'static str, owns: &'static [&'static str]) -> Filter {
 
 /// All filters in the order of the pipe: each has its document from those before it. The first two are alternatives to
 /// the third.
-const FILTERS: [Filter; 18] = [
+const FILTERS: [Filter; 19] = [
     edit("sbx-unit read apache2.service", UNIT),
     edit("sbx-fs base /usr", &["sbx.base"]),
     edit("sbx-unit command -- /bin/sleep 60", UNIT),
     apply("sbx-label alloc", &["process.selinuxLabel", "linux.mountLabel"]),
-    edit("sbx-ns plan", &["linux.namespaces", "hostname"]),
+    edit("sbx-ns plan --userns auto", &["linux.namespaces", "linux.uidMappings", "linux.gidMappings", "hostname"]),
+    apply("sbx-ns alloc", &["linux.uidMappings", "linux.gidMappings"]),
     edit("sbx-cg limit --memory 64M --pids 64", CGROUP),
     edit("sbx-fs layout --mount ram:/srv/ram=4K", FILES),
     apply("sbx-fs clone", FILES),
@@ -57,7 +58,7 @@ const PROFILE: &[&str] = &["process.capabilities", "process.noNewPrivileges", "p
 
 /// Verbs that take a name: undos, reports and orders.
 const UNDOS: [&str; 6] =
-    ["sbx-unit remove", "sbx-net remove", "sbx-ns remove", "sbx-cg remove", "sbx-fs remove", "sbx-label remove"];
+    ["sbx-unit remove", "sbx-net remove", "sbx-ns remove --ids", "sbx-cg remove", "sbx-fs remove", "sbx-label remove"];
 const SHOWS: [&str; 5] = ["sbx-ns show", "sbx-cg show", "sbx-label check", "sbx-fs diff", "sbx-fs export"];
 const ORDERS: [&str; 4] = ["sbx-cg freeze", "sbx-cg thaw", "sbx-cg kill", "sbx-fs upgrade"];
 /// Verbs that take nothing.
@@ -283,7 +284,8 @@ fn n03_a_name_starts_a_document_and_stdin_is_not_read() {
 fn n03_a_document_without_a_name_says_how_one_starts() {
     let named = [
         "sbx-label alloc",
-        "sbx-ns plan",
+        "sbx-ns plan --userns auto",
+        "sbx-ns alloc",
         "sbx-cg limit --memory 64M --pids 64",
         "sbx-fs layout --mount ram:/srv/ram=4K",
     ];

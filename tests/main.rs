@@ -19,3 +19,4 @@ mod services;
 mod stores;
 mod trees;
 mod upgrade;
+mod userns;

@@ -48,6 +48,8 @@ pub struct Host {
     pid: u32,
     dir: PathBuf,
     prefix: String,
+    /// Whose the users of its containers are, where nothing else is asked for.
+    users: Option<String>,
 }
 
 impl Host {
@@ -60,7 +62,7 @@ impl Host {
         for part in ["/etc/sbx", "/run/sbx", "/var/lib/sbx/containers", "/var/lib/sbx/claims/mcs"] {
             DirBuilder::new().recursive(true).mode(0o700).create(part).expect("a directory of the store");
         }
-        Self { init: None, pid: 1, dir, prefix: "vm".to_owned() }
+        Self { init: None, pid: 1, dir, prefix: "vm".to_owned(), users: users() }
     }
 
     /// A new one in namespaces of its own.
@@ -83,11 +85,13 @@ impl Host {
         init.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("a host");
         let children = format!("/proc/{0}/task/{0}/children", init.id());
         let pid = fs::read_to_string(children).expect("children").trim().parse().expect("one child");
-        Self { init: Some(init), pid, dir, prefix: format!("t{suffix}") }
+        Self { init: Some(init), pid, dir, prefix: format!("t{suffix}"), users: users() }
     }
 
     /// Directories of its root become its own, over the machine's: what is changed in them goes with it.
-    pub fn with_own(self, directories: &[&str]) -> Self {
+    pub fn with_own(mut self, directories: &[&str]) -> Self {
+        // An overlay, as which a host has its own /usr here, cannot have other ids.
+        self.users.take_if(|_| directories.contains(&"usr"));
         let script = "mkdir $0/over && mount -t tmpfs tmpfs $0/over && for d; do
             mkdir $0/over/$d $0/over/$d.work &&
             mount -t overlay overlay -o lowerdir=/$d,upperdir=$0/over/$d,workdir=$0/over/$d.work /$d || exit; done";
@@ -172,7 +176,11 @@ impl Host {
 
     /// `virt-sandbox-service`, with a line of words.
     pub fn service(&self, line: &str) -> Outcome {
-        self.run(["virt-sandbox-service"].into_iter().chain(line.split_whitespace()), "")
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let users = self.users.as_deref().filter(|_| verb == "create" && !rest.contains("--userns"));
+        let users = users.into_iter().flat_map(|users| ["--userns", users]);
+        let words = ["virt-sandbox-service", verb].into_iter().chain(users).chain(rest.split_whitespace());
+        self.run(words, "")
     }
 
     /// A script inside a running container.
@@ -377,6 +385,11 @@ pub fn run(mut command: Command, stdin: impl Into<Vec<u8>>) -> Outcome {
     let output = output.expect("a status");
     let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default());
     Outcome { command: shown, code, stdout: output.stdout, stderr: String::from_utf8_lossy(&output.stderr).into() }
+}
+
+/// `SBX_TEST_USERNS=auto`: containers have user namespaces, where a test does not say that they have none.
+fn users() -> Option<String> {
+    env::var("SBX_TEST_USERNS").ok().filter(|users| !users.is_empty())
 }
 
 /// Says that a test cannot run here; in CI that is a failure.

@@ -3,7 +3,7 @@
 use crate::extra::Extra;
 use anyhow::{Context, Result, bail, ensure};
 use sbx::Document;
-use sbx::storage::Storage;
+use sbx::storage::{self, Storage};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::ErrorKind;
@@ -171,6 +171,7 @@ pub fn keep(doc: &mut Document, wish: &Wish, has_tree: bool) -> Result<()> {
 pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     let has_tree = doc.get("sbx.clone").is_some();
     keep(doc, &wish, has_tree)?;
+    storage::check_ids(doc)?;
     let mut extras: Vec<Extra> = doc.read("sbx.mounts")?.unwrap_or_default();
     for wish in wish.mounts {
         extras.retain(|extra| extra.destination != wish.destination);

@@ -11,6 +11,7 @@ pub mod confine;
 pub mod document;
 pub mod holder;
 pub mod host;
+pub mod ids;
 pub mod inner;
 pub mod label;
 pub mod mount;

@@ -50,6 +50,12 @@ impl Procfs {
         }
     }
 
+    /// Opens what a link of the kernel's leads to, such as a namespace.
+    pub fn follow(&self, link: &str) -> Result<OwnedFd> {
+        let opened = openat(&self.0, link, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        opened.with_context(|| format!("cannot open /proc/{link}"))
+    }
+
     /// Reads a file.
     pub fn read(&self, path: impl AsRef<Path>) -> Result<Vec<u8>> {
         let path = path.as_ref();

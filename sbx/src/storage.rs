@@ -5,7 +5,7 @@
 
 use crate::process::Live;
 use crate::tree::DIRECTORY;
-use crate::{Document, Name, Size, holder, host, mount, namespace, store, sys};
+use crate::{Document, Name, Size, holder, host, ids, mount, namespace, store, sys};
 use anyhow::{Context, Result, ensure};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
@@ -83,6 +83,13 @@ impl Storage {
             Self::Image { .. } => None,
         }
     }
+}
+
+/// Refuses a document whose tree cannot have the ids of its user namespace: the kernel maps those of no overlay.
+pub fn check_ids(doc: &Document) -> Result<()> {
+    let is_overlay = Storage::of(doc)? == Storage::Overlay;
+    ensure!(!is_overlay || !ids::has_namespace(doc)?, "sbx.store: an overlay cannot have the ids of a user namespace");
+    Ok(())
 }
 
 /// The label that a new file of a document's tree gets, if SELinux is on.
