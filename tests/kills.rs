@@ -336,7 +336,8 @@ fn kill_and_delete(host: &Host, name: &str, prepare: impl Fn(), line: &str) {
     });
 }
 
-fn can_trace() -> bool {
+/// Whether strace is there.
+pub fn can_trace() -> bool {
     let can = Path::new("/usr/bin/strace").exists();
     if !can {
         skip("strace is not installed");
