@@ -275,15 +275,6 @@ fn changes(trace: &str) -> Vec<Call> {
     trace.lines().filter_map(call).collect()
 }
 
-/// A host with a small /etc of its own, so that a container is soon made.
-fn small() -> Host {
-    let host = Host::new().with_own(&["etc"]);
-    let needed = "! -name passwd ! -name group ! -name ld.so.cache ! -name mke2fs.conf ! -name nsswitch.conf";
-    host.bash(&format!("find /etc -mindepth 1 -maxdepth 1 {needed} -exec rm -r -- {{}} +")).ok();
-    host.bash("cd /etc && mkdir d && echo x >d/file && ln -s file d/link && setfattr -n user.x -v y d/file").ok();
-    host
-}
-
 /// All that is in the store, with what it says.
 fn store(host: &Host) -> String {
     let script =
@@ -328,7 +319,7 @@ fn can_trace() -> bool {
 
 fn kill_creates(store: &str) {
     if can_trace() {
-        let host = small();
+        let host = Host::small();
         let name = host.name("x");
         let line = format!("virt-sandbox-service create --store {store} {name} -- /bin/sleep 1000");
         kill_and_delete(&host, &name, || (), &line);
@@ -353,7 +344,7 @@ fn a_create_of_an_overlay_that_is_killed_at_any_kind_of_call_is_found_by_delete(
 #[test]
 fn an_import_that_is_killed_at_any_kind_of_call_is_found_by_delete() {
     if can_trace() {
-        let host = small();
+        let host = Host::small();
         let [origin, name] = ["a", "x"].map(|name| host.name(name));
         let archive = host.path("tmp/archive").display().to_string();
         host.service(&format!("create {origin} -- /bin/sleep 1000")).ok();
@@ -366,7 +357,7 @@ fn an_import_that_is_killed_at_any_kind_of_call_is_found_by_delete() {
 #[test]
 fn a_clone_that_is_killed_at_any_kind_of_call_is_found_by_delete_and_its_source_is_whole() {
     if can_trace() {
-        let host = small();
+        let host = Host::small();
         let [source, name] = ["a", "x"].map(|name| host.name(name));
         host.service(&format!("create {source} -- /bin/sleep 1000")).ok();
         kill_and_delete(&host, &name, || (), &format!("virt-sandbox-service clone {source} {name}"));
@@ -377,7 +368,7 @@ fn a_clone_that_is_killed_at_any_kind_of_call_is_found_by_delete_and_its_source_
 fn a_delete_that_is_killed_at_any_kind_of_call_is_done_by_the_next_one() {
     for store in ["directory", "image:24M", "overlay"] {
         if can_trace() {
-            let host = small();
+            let host = Host::small();
             let name = host.name("x");
             let create = || drop(host.service(&format!("create --store {store} {name} -- /bin/sleep 1000")).ok());
             kill_and_delete(&host, &name, create, &format!("virt-sandbox-service delete {name}"));
@@ -407,7 +398,7 @@ fn an_upgrade_that_is_killed_at_any_kind_of_call_is_done_by_the_next_one() {
     if !can_trace() {
         return;
     }
-    let host = small();
+    let host = Host::small();
     let name = outdated(&host);
     let upgrade = format!("upgrade {name}");
     let line = format!("virt-sandbox-service {upgrade}");
@@ -475,7 +466,7 @@ const LARGE: u64 = 10_000;
 
 /// A host whose definitions, trees and units lie on one disk of a size of its own.
 fn on_a_disk() -> Host {
-    let host = small();
+    let host = Host::small();
     let script = format!(
         "mkdir disk && mount -t tmpfs -o mode=755,size={}k disk disk
          for dir in config units state; do cp -a ../$dir disk && mount --bind disk/$dir ../$dir || exit; done",
@@ -529,7 +520,7 @@ fn an_upgrade_that_fills_the_disk_says_so_and_is_done_once_there_is_space() {
 
 #[test]
 fn a_definition_that_does_not_fit_on_its_disk_does_not_take_the_place_of_what_there_is() {
-    let host = small();
+    let host = Host::small();
     let name = host.name("x");
     host.bash("mount -t tmpfs -o mode=700,size=64k config ../config").ok();
     host.service(&format!("create {name} -- /bin/sleep 1000")).ok();

@@ -328,7 +328,7 @@ pub fn existing(name: &Name) -> Result<Vec<PathBuf>> {
 /// Wherever cgroups of `name` may be: at the place of its name in each hierarchy, in its unit's if this process runs
 /// for that, and in its unit's where the running document says.
 fn bases(name: &Name, hierarchies: &[Hierarchy]) -> BTreeSet<PathBuf> {
-    let recorded = fs::read(store::running(name)).ok().and_then(|bytes| Document::parse(&bytes).ok());
+    let recorded = store::kept(name).ok().flatten();
     let recorded: Option<Cgroups> = recorded.and_then(|doc| doc.read("sbx.state.cgroups").ok().flatten());
     let recorded = recorded.unwrap_or_default().payload.into_iter().filter_map(|payload| {
         let base = payload.parent()?;

@@ -17,7 +17,7 @@ use root::Root;
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, makedev, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
-use sbx::process::{Live, Recorded};
+use sbx::process::Live;
 use sbx::procfs::Procfs;
 use sbx::{Document, host, namespace, storage, sys};
 use std::fs::File;
@@ -33,8 +33,7 @@ pub fn mount(doc: &Document, act: bool) -> Result<()> {
     if !act {
         return Opened::open(doc, &plan, None).map(drop);
     }
-    let holder: Recorded = doc.require("sbx.state.holder")?;
-    let holder = holder.open()?.with_context(|| format!("container {name} is not running"))?;
+    let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
     let users = plan.ids.map(|_| namespace::users(&holder, &procfs)).transpose()?;
     let opened = Opened::open(doc, &plan, users.as_ref())?;
     join(doc, &holder, &procfs)?;

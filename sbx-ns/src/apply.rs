@@ -200,14 +200,9 @@ fn end(name: &Name) -> Result<()> {
 
 /// The running document of `name` and its holder, if that is alive.
 fn holder_of(name: &Name) -> Result<Option<(Document, Live)>> {
-    let path = store::running(name);
-    let bytes = match fs::read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        bytes => bytes.with_context(|| format!("cannot read {}", path.display()))?,
-    };
-    let doc = Document::parse(&bytes).with_context(|| path.display().to_string())?;
-    let recorded: Recorded = doc.require("sbx.state.holder").with_context(|| path.display().to_string())?;
-    Ok(recorded.open()?.map(|live| (doc, live)))
+    let Some(doc) = store::kept(name)? else { return Ok(None) };
+    let holder = sbx::holder::of(&doc).with_context(|| store::running(name).display().to_string())?;
+    Ok(holder.map(|holder| (doc, holder)))
 }
 
 /// Makes the runtime directory, empty, and the control socket in it.

@@ -5,7 +5,7 @@ use nix::sched::CloneFlags;
 use sbx::Document;
 use sbx::ids::Ids;
 use sbx::namespace::{self, KINDS};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -95,6 +95,11 @@ impl Plan {
                 Some(path) if !OWN.contains(kind.flag) => plan.joined.push((kind.flag, path)),
                 Some(_) => bail!("linux.namespaces: an existing {} namespace cannot be joined", kind.name),
             }
+        }
+        // Refused rather than ignored, since who asks for one relies on it. None is ever written, so that no value can smuggle
+        // in another (CVE-2022-0811).
+        if let Some(key) = doc.read::<Map<String, Value>>("linux.sysctl")?.unwrap_or_default().keys().next() {
+            bail!("linux.sysctl: {key} cannot be set");
         }
         ensure!(plan.new.contains(OWN), "linux.namespaces: a pid and a mount namespace are needed");
         // It is joined in the container's cgroup, when the right to do so is gone.
@@ -194,6 +199,7 @@ mod tests {
             r#"{"linux":{"namespaces":[{"type":"pid"},{"type":"mount"},{"type":"time"}]}}"#,
             r#"{"hostname":"x","linux":{"namespaces":[{"type":"pid"},{"type":"mount"}]}}"#,
             r#"{"hostname":"x\ny","linux":{"namespaces":[{"type":"pid"},{"type":"mount"},{"type":"uts"}]}}"#,
+            r#"{"linux":{"namespaces":[{"type":"pid"},{"type":"mount"}],"sysctl":{"kernel.shm_rmid_forced":"1"}}}"#,
             r#"{}"#,
         ] {
             assert!(plan_of(bad).is_err(), "{bad}");

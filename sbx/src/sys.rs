@@ -274,6 +274,13 @@ pub fn reset_sigchld() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
+/// Whether this program has rights that whoever executed it has not (`AT_SECURE` of getauxval(3)): it is set-user-ID, or
+/// its file has capabilities.
+pub fn is_secure() -> bool {
+    // SAFETY: reads what the kernel has told this process, and touches nothing else.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// Ends the process at once, without what runs at exit: for a child made by [`clone3`].
 pub fn exit(status: i32) -> ! {
     // SAFETY: never returns and touches no memory.
