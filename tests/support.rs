@@ -177,7 +177,9 @@ impl Host {
     /// `virt-sandbox-service`, with a line of words.
     pub fn service(&self, line: &str) -> Outcome {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let users = self.users.as_deref().filter(|_| verb == "create" && !rest.contains("--userns"));
+        // An overlay cannot have other ids.
+        let can_have = verb == "create" && ["--userns", "overlay"].iter().all(|word| !rest.contains(word));
+        let users = self.users.as_deref().filter(|_| can_have);
         let users = users.into_iter().flat_map(|users| ["--userns", users]);
         let words = ["virt-sandbox-service", verb].into_iter().chain(users).chain(rest.split_whitespace());
         self.run(words, "")
