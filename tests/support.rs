@@ -59,7 +59,10 @@ impl Host {
         let dir = mkdtemp(&env::temp_dir().join("sbx-XXXXXX")).expect("a temporary directory");
         fs::create_dir(dir.join("tmp")).expect("a directory");
         // Here too the first container makes directories that none removes.
-        for part in ["/etc/sbx", "/run/sbx", "/var/lib/sbx/containers", "/var/lib/sbx/claims/mcs"] {
+        let claims = ["mcs", "ids", "addresses"].map(|kind| format!("/var/lib/sbx/claims/{kind}"));
+        for part in
+            ["/etc/sbx", "/run/sbx", "/var/lib/sbx/containers"].into_iter().chain(claims.iter().map(String::as_str))
+        {
             DirBuilder::new().recursive(true).mode(0o700).create(part).expect("a directory of the store");
         }
         Self { init: None, pid: 1, dir, prefix: "vm".to_owned(), users: users() }
