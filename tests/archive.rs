@@ -498,7 +498,7 @@ fn a_definition_that_wants_the_host_gets_what_create_gives() {
         },
     });
     target.import("", &Archive::of(&hostile).end()).ok();
-    host.service(&format!("create {twin} -- /bin/sleep 1000")).ok();
+    host.service(&format!("create --userns host {twin} -- /bin/sleep 1000")).ok();
     let plain = |name: &str| {
         let mut definition = definition(host, name);
         for (object, field) in

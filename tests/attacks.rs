@@ -753,7 +753,10 @@ fn a_signal_to_its_group_does_not_leave_the_container() {
 #[test]
 fn the_hosts_null_device_is_not_reached_through_a_stream() {
     let host = Host::new();
-    let name = running(&host, "a");
+    let name = host.name("a");
+    // With a user namespace it has a pipe in the place of each stream.
+    host.service(&format!("create --userns host {name} -- /bin/sleep 1000")).ok();
+    host.service(&format!("start {name}")).ok();
     let outside = host.bash("exec </dev/null; chmod 0666 /proc/self/fd/0 && echo changed").ok();
     assert_eq!(outside.text(), "changed");
     let chmod = "chmod 0666 /proc/self/fd/0 /proc/1/fd/0 2>&1";

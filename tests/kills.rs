@@ -345,28 +345,28 @@ pub fn can_trace() -> bool {
     can
 }
 
-fn kill_creates(store: &str) {
+fn kill_creates(options: &str) {
     if can_trace() {
         let host = Host::small();
         let name = host.name("x");
-        let line = format!("virt-sandbox-service create --store {store} {name} -- /bin/sleep 1000");
+        let line = format!("virt-sandbox-service create {options} {name} -- /bin/sleep 1000");
         kill_and_delete(&host, &name, || (), &line);
     }
 }
 
 #[test]
 fn a_create_that_is_killed_at_any_kind_of_call_is_found_by_delete() {
-    kill_creates("directory");
+    kill_creates("--userns auto");
 }
 
 #[test]
 fn a_create_of_an_image_that_is_killed_at_any_kind_of_call_is_found_by_delete() {
-    kill_creates("image:24M");
+    kill_creates("--store image:24M");
 }
 
 #[test]
 fn a_create_of_an_overlay_that_is_killed_at_any_kind_of_call_is_found_by_delete() {
-    kill_creates("overlay");
+    kill_creates("--store overlay");
 }
 
 #[test]
@@ -387,18 +387,18 @@ fn a_clone_that_is_killed_at_any_kind_of_call_is_found_by_delete_and_its_source_
     if can_trace() {
         let host = Host::small();
         let [source, name] = ["a", "x"].map(|name| host.name(name));
-        host.service(&format!("create {source} -- /bin/sleep 1000")).ok();
+        host.service(&format!("create --userns auto {source} -- /bin/sleep 1000")).ok();
         kill_and_delete(&host, &name, || (), &format!("virt-sandbox-service clone {source} {name}"));
     }
 }
 
 #[test]
 fn a_delete_that_is_killed_at_any_kind_of_call_is_done_by_the_next_one() {
-    for store in ["directory", "image:24M", "overlay"] {
+    for options in ["--userns auto", "--store image:24M", "--store overlay"] {
         if can_trace() {
             let host = Host::small();
             let name = host.name("x");
-            let create = || drop(host.service(&format!("create --store {store} {name} -- /bin/sleep 1000")).ok());
+            let create = || drop(host.service(&format!("create {options} {name} -- /bin/sleep 1000")).ok());
             kill_and_delete(&host, &name, create, &format!("virt-sandbox-service delete {name}"));
         }
     }

@@ -59,7 +59,10 @@ impl Host {
         let dir = mkdtemp(&env::temp_dir().join("sbx-XXXXXX")).expect("a temporary directory");
         fs::create_dir(dir.join("tmp")).expect("a directory");
         // Here too the first container makes directories that none removes.
-        for part in ["/etc/sbx", "/run/sbx", "/var/lib/sbx/containers", "/var/lib/sbx/claims/mcs"] {
+        let claims = ["mcs", "ids", "addresses"].map(|kind| format!("/var/lib/sbx/claims/{kind}"));
+        for part in
+            ["/etc/sbx", "/run/sbx", "/var/lib/sbx/containers"].into_iter().chain(claims.iter().map(String::as_str))
+        {
             DirBuilder::new().recursive(true).mode(0o700).create(part).expect("a directory of the store");
         }
         Self { init: None, pid: 1, dir, prefix: "vm".to_owned(), users: users() }
@@ -177,7 +180,9 @@ impl Host {
     /// `virt-sandbox-service`, with a line of words.
     pub fn service(&self, line: &str) -> Outcome {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let users = self.users.as_deref().filter(|_| verb == "create" && !rest.contains("--userns"));
+        // An overlay cannot have other ids.
+        let can_have = verb == "create" && ["--userns", "overlay"].iter().all(|word| !rest.contains(word));
+        let users = self.users.as_deref().filter(|_| can_have);
         let users = users.into_iter().flat_map(|users| ["--userns", users]);
         let words = ["virt-sandbox-service", verb].into_iter().chain(users).chain(rest.split_whitespace());
         self.run(words, "")
