@@ -1,4 +1,29 @@
-//! What root inside tries against the host, each first shown to work outside of a container.
+//! What attacked programs like this one, by CVE: each attack is first made against the same state without our care, by the
+//! call that the attacked program made, and reaches what it must not reach; then the real tools do the same work.
+//!
+//! | CVE | test, or why there is none |
+//! | --- | --- |
+//! | 2013-6456 | `links_that_root_inside_puts_into_its_file_systems_lead_no_tool_outside` |
+//! | 2015-1335, 2019-18837, 2021-30465, 2024-45310 | `a_place_that_is_exchanged_for_a_link_while_it_is_mounted_on_is_never_outside` |
+//! | 2019-19921, 2023-27561, 2023-28642, 2025-54867, 2026-41579, 2026-47766 | `a_file_system_that_root_inside_replaces_by_a_link_before_a_start_does_not_reach_the_host` |
+//! | 2025-31133, 2025-62161 | `masks_are_of_the_null_device_whatever_lies_in_its_place` |
+//! | 2015-1334, 2015-3631, 2019-16884, 2025-52881, 2025-62596 | `what_is_written_to_proc_arrives_whatever_is_mounted_there`, sbx/src/procfs.rs |
+//! | 2024-5154, 2024-9341, 2025-24965, 2025-9566 | `links_in_a_private_tree_lead_no_verb_outside` |
+//! | 2015-2925 | `a_directory_that_the_host_renames_out_of_a_share_leads_its_guests_nowhere` |
+//! | 2015-1331, 2021-44731 | `nothing_is_made_at_a_name_that_others_could_have_taken` |
+//! | 2021-41091 | `nobody_else_passes_through_the_directories_of_containers` |
+//! | 2016-8659, 2020-5291 | `a_tool_that_is_set_user_id_refuses_whoever_it_would_give_rights_to` |
+//! | 2022-31214 | `a_record_...`, `a_process_that_got_the_pid_of_one_that_has_ended_is_not_taken_for_it` |
+//! | 2022-0811 | `a_document_that_asks_for_a_sysctl_is_refused_whatever_the_value` |
+//! | 2020-15257 | `no_socket_of_ours_is_in_the_abstract_name_space` |
+//! | 2025-23266 | `no_hook_is_run_and_no_environment_crosses` |
+//! | 2020-17368, 2024-32462 | `words_that_look_like_options_or_like_a_shells_are_words` |
+//! | 2026-40226 | `settings_beside_or_inside_a_root_are_not_read` |
+//! | 2019-5736 | `a_holders_program_cannot_be_written_and_it_is_small` |
+//! | 2017-5985, 2021-20199, 2022-47952, 2026-39402, 2026-40224 | SECURITY.md: attacks that cannot apply |
+//!
+//! Names that lead elsewhere are in refusals.rs, words in units in sbx-unit/src/files.rs and vm/units.rs, what a killed verb
+//! leaves in kills.rs, users of a container's own in userns.rs.
 
 use crate::kills::can_trace;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -247,7 +272,8 @@ fn masks_are_of_the_null_device_whatever_lies_in_its_place() {
 fn what_is_written_to_proc_arrives_whatever_is_mounted_there() {
     let host = Host::small();
     let name = host.name("a");
-    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    // The mount below is the host's root's, which in another user namespace could make none.
+    host.service(&format!("create --userns host {name} -- /bin/sleep 1000")).ok();
     edit(&host, &name, ".process.oomScoreAdj = 500");
     host.service(&format!("start {name}")).ok();
     let swallow = "mkdir -p /etc/proc/self /etc/proc/thread-self && touch /etc/proc/self/oom_score_adj \
