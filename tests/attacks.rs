@@ -22,7 +22,7 @@
 //! | 2019-5736 | `a_holders_program_cannot_be_written_and_it_is_small` |
 //! | 2017-5985, 2021-20199, 2022-47952, 2026-39402, 2026-40224 | SECURITY.md: attacks that cannot apply |
 //!
-//! Names that lead elsewhere are in refusals.rs, words in units in sbx-unit/src/files.rs and vm/units.rs, what a killed verb
+//! Names that lead elsewhere are in refusals.rs, what a killed verb
 //! leaves in kills.rs, users of a container's own in userns.rs.
 
 use crate::kills::can_trace;
@@ -31,7 +31,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{env, fs, thread};
-use support::Host;
+use support::{Host, skip};
 
 /// A host with a running container of one command.
 fn running(host: &Host, name: &str) -> String {
@@ -743,6 +743,52 @@ fn settings_beside_or_inside_a_root_are_not_read() {
     // The same settings, where they are read.
     edit(&host, &name, loose);
     assert!(privileges().contains("NoNewPrivs:\t0"));
+}
+
+// No CVE: a word that ended, or changed, the line of a unit that it was written to.
+
+/// What systemd itself takes a unit for, as its `--test` tells whoever is not root.
+fn as_systemd_reads(host: &Host, unit: &str, lines: &str) -> String {
+    let script = format!(
+        "mkdir -p -m 755 /run/read && cp -- {unit} /run/read && chmod 644 /run/read/* && cd / &&
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups env -i SYSTEMD_UNIT_PATH=/run/read: \
+            /lib/systemd/systemd --test --system --unit=\"$(basename {unit})\" 2>/dev/null |
+        sed -n \"/-> Unit $(basename {unit}):/,/-> Unit .*_sandbox.target/p\" | grep -aE '{lines}' | sed 's/^\\s*//'"
+    );
+    host.bash(&script).text()
+}
+
+#[test]
+fn what_systemd_reads_of_a_unit_is_what_was_written() {
+    if !Path::new("/lib/systemd/systemd").exists() {
+        return skip("systemd is not installed");
+    }
+    let host = Host::small();
+    let name = host.name("a");
+    let place = host.path("tmp/a b %h $x; y").display().to_string();
+    fs::create_dir(&place).expect("a directory");
+    host.unit("odd@.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    host.run(["virt-sandbox-service", "create", "-p", &place, "-u", r"odd@b\x2dc.service", &name], "").ok();
+    let unit = host.path("units").join(format!("{name}_sandbox.service")).display().to_string();
+    let lines = as_systemd_reads(&host, &unit, "RequiresMountsFor: .*a b|Command Line: .*reload");
+    assert!(lines.contains(&format!("RequiresMountsFor: {place} (origin-file)")), "{lines}");
+    assert!(lines.contains(r#"virt-sandbox-service reload -u "odd@b\\x2dc.service" "#), "{lines}");
+    // Words that are not written as a unit wants them are others.
+    host.bash(&format!(
+        "printf '[Unit]\nRequiresMountsFor=%s\n[Service]\nExecStart=/bin/true\n' '{place}' >naive.service"
+    ))
+    .ok();
+    let naive = as_systemd_reads(&host, "naive.service", "RequiresMountsFor: ");
+    assert!(!naive.is_empty() && !naive.contains(&format!("{place} ")), "{naive}");
+    for bad in ["a\nExecStart=/bin/x", "a\\", "a\"", "a'"] {
+        let place = host.path("tmp").join(bad).display().to_string();
+        fs::create_dir_all(&place).expect("a directory");
+        let before = host.snapshot();
+        let refused =
+            host.run(["virt-sandbox-service", "create", "-p", &place, &host.name("b"), "--", "/bin/true"], "");
+        assert!(refused.code == 1 && refused.stderr.lines().count() == 1, "{refused}");
+        host.assert_as(&before, bad);
+    }
 }
 
 // CVE-2019-5736: the container wrote to the program that the host had started it with.

@@ -262,6 +262,7 @@ impl<'a> Verb<'a> {
                 }
             }
         }
+        assert!(kills > 0, "{}: nothing to kill", self.line);
         if is_long() {
             let _ = writeln!(io::stderr(), "{}: {kills} kills", self.line);
         }
@@ -497,7 +498,7 @@ fn a_set_that_is_killed_at_any_kind_of_call_is_done_by_the_next_one() {
             ["memory", "pids"].map(|kind| shown[kind]["limit"].to_string())
         };
         let look = || (store(&host), limits());
-        let (verb, kept) = (Verb { step: "sbx-cg update ", ..Verb::new(&host, &set) }, look());
+        let (verb, kept) = (Verb { step: "sbx-cg update", ..Verb::new(&host, &set) }, look());
         verb.kill_all(
             || drop(host.bash(&other).ok()),
             |what, _| {
