@@ -10,10 +10,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use support::{Host, Outcome};
 
 /// A verb that reads a document and prints one, called in a way that works.
-pub struct Filter {
-    pub line: &'static str,
+struct Filter {
+    line: &'static str,
     /// It changes the host, and takes `--dry-run`.
-    pub applies: bool,
+    applies: bool,
     /// The fields that it may change.
     owns: &'static [&'static str],
 }
@@ -57,7 +57,7 @@ const FILES: &[&str] =
 const PROFILE: &[&str] = &["process.capabilities", "process.noNewPrivileges", "process.rlimits", "linux.seccomp"];
 
 /// Verbs that take a name: undos, reports and orders.
-pub const UNDOS: [&str; 6] =
+const UNDOS: [&str; 6] =
     ["sbx-unit remove", "sbx-net remove", "sbx-ns remove --ids", "sbx-cg remove", "sbx-fs remove", "sbx-label remove"];
 const SHOWS: [&str; 5] = ["sbx-ns show", "sbx-cg show", "sbx-label check", "sbx-fs diff", "sbx-fs export"];
 const ORDERS: [&str; 4] = ["sbx-cg freeze", "sbx-cg thaw", "sbx-cg kill", "sbx-fs upgrade"];
@@ -74,7 +74,7 @@ impl Display for Filter {
 
 impl Filter {
     /// Its command line, with further options.
-    pub fn call<'a>(&'a self, options: &[&'a str]) -> Vec<&'a str> {
+    fn call<'a>(&'a self, options: &[&'a str]) -> Vec<&'a str> {
         call(self.line, options)
     }
 
@@ -89,7 +89,7 @@ impl Filter {
     }
 
     /// Carries out all that comes before it in the pipe; the document that it gets.
-    pub fn input(&self, host: &Host) -> Vec<u8> {
+    fn input(&self, host: &Host) -> Vec<u8> {
         let before = FILTERS.iter().take_while(|filter| filter.line != self.line);
         let doc = before.fold(start(&host.name("c")), |doc, filter| match filter.line {
             _ if filter.is_alternative() => doc,
@@ -129,7 +129,7 @@ fn edits() -> impl Iterator<Item = &'static Filter> {
     FILTERS.iter().filter(|filter| !filter.applies)
 }
 
-pub fn applies() -> impl Iterator<Item = &'static Filter> {
+fn applies() -> impl Iterator<Item = &'static Filter> {
     FILTERS.iter().filter(|filter| filter.applies)
 }
 
