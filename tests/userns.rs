@@ -266,3 +266,30 @@ fn a_clone_and_an_import_claim_anew_and_an_image_can_have_other_ids() {
         assert_eq!(host.inside(other, "stat -c %u /var/x").ok().text(), "33");
     }
 }
+
+#[test]
+fn users_are_the_hosts_where_something_shared_cannot_have_other_ids_and_that_is_said() {
+    let host = Host::new();
+    let users = |options: &str| {
+        let name = host.name("a");
+        let created = host.service(&format!("create {options} {name} -- /bin/true"));
+        let said = created.stderr.trim_end().to_owned();
+        created.ok();
+        let file = host.path("config").join(format!("{name}.json"));
+        let doc: serde_json::Value = serde_json::from_slice(&fs::read(file).expect("a definition")).expect("JSON");
+        host.service(&format!("delete {name}")).ok();
+        let kinds = doc["linux"]["namespaces"].as_array().expect("namespaces").iter().map(|one| one["type"].clone());
+        (kinds.filter(|kind| kind == "user").count() == 1, said.replace(&name, "NAME"))
+    };
+    let other = "has the users of the host";
+    let cannot = "cannot have the ids of a user namespace";
+    assert_eq!(users("--store overlay"), (false, format!("NAME {other}: sbx.store: an overlay {cannot}")));
+    // A procfs, as some network file systems.
+    let said = format!("NAME {other}: /proc/fs: its file system, or one that is mounted below it, {cannot}");
+    assert_eq!(users("-m host-bind:/srv/x=/proc/fs,ro"), (false, said));
+    assert_eq!(users("--userns host"), (false, String::new()));
+    if can_map() {
+        assert_eq!(users(""), (true, String::new()));
+        assert_eq!(users("-m host-bind:/srv/x=/etc,ro"), (true, String::new()));
+    }
+}
