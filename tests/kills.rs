@@ -498,7 +498,9 @@ fn a_set_that_is_killed_at_any_kind_of_call_is_done_by_the_next_one() {
             ["memory", "pids"].map(|kind| shown[kind]["limit"].to_string())
         };
         let look = || (store(&host), limits());
-        let (verb, kept) = (Verb { step: "sbx-cg update", ..Verb::new(&host, &set) }, look());
+        // The other steps are an upgrade's too.
+        let step = if is_long() { "" } else { "sbx-cg update" };
+        let (verb, kept) = (Verb { step, ..Verb::new(&host, &set) }, look());
         verb.kill_all(
             || drop(host.bash(&other).ok()),
             |what, _| {
