@@ -13,17 +13,18 @@
 //! | 2015-1331, 2021-44731 | `nothing_is_made_at_a_name_that_others_could_have_taken` |
 //! | 2021-41091 | `nobody_else_passes_through_the_directories_of_containers` |
 //! | 2016-8659, 2020-5291 | `a_tool_that_is_set_user_id_refuses_whoever_it_would_give_rights_to` |
-//! | 2022-31214 | `a_record_...`, `a_process_that_got_the_pid_of_one_that_has_ended_is_not_taken_for_it` |
+//! | 2022-31214 | `a_record_of_a_process_that_is_not_in_the_containers_cgroup_is_neither_entered_nor_killed`, `a_record_that_others_could_have_written_is_not_believed`, `a_process_that_got_the_pid_of_one_that_has_ended_is_not_taken_for_it` |
 //! | 2022-0811 | `a_document_that_asks_for_a_sysctl_is_refused_whatever_the_value` |
 //! | 2020-15257 | `no_socket_of_ours_is_in_the_abstract_name_space` |
 //! | 2025-23266 | `no_hook_is_run_and_no_environment_crosses` |
 //! | 2020-17368, 2024-32462 | `words_that_look_like_options_or_like_a_shells_are_words` |
 //! | 2026-40226 | `settings_beside_or_inside_a_root_are_not_read` |
 //! | 2019-5736 | `a_holders_program_cannot_be_written_and_it_is_small` |
+//! | 2019-10144 | `an_executed_command_is_as_confined_as_the_container` in cases.rs |
+//! | 2024-21626 | `nothing_of_the_caller_leaks_into_an_executed_command` in cases.rs |
 //! | 2017-5985, 2021-20199, 2022-47952, 2026-39402, 2026-40224 | SECURITY.md: attacks that cannot apply |
 //!
-//! Names that lead elsewhere are in refusals.rs, what a killed verb
-//! leaves in kills.rs, users of a container's own in userns.rs.
+//! Names that lead elsewhere are in refusals.rs, what a killed verb leaves in kills.rs.
 
 use crate::kills::can_trace;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -796,12 +797,14 @@ fn what_systemd_reads_of_a_unit_is_what_was_written() {
 #[test]
 fn a_holders_program_cannot_be_written_and_it_is_small() {
     let host = Host::small();
-    let name = running(&host, "a");
-    // Another test may be running the same program, which says no for that reason, and for that moment only.
-    let write = |pid: &str, end: &str| {
-        let busy = r#"case $said in *"file busy") ;; *) echo "$said" >&2; exit 1 ;; esac"#;
-        format!("exec 9</proc/{pid}/exe && {end}; until said=$({{ echo x >>/proc/self/fd/9; }} 2>&1); do {busy}; done")
-    };
+    let name = host.name("a");
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    // A program of its own: one that runs elsewhere too could not be written anyway.
+    fs::copy(support::binaries().join("sbx-ns"), host.path("bin/sbx-ns")).expect("a program");
+    let definition = host.path("config").join(format!("{name}.json")).display().to_string();
+    let start = "sbx-cg create | sbx-ns create | sbx-fs mount | sbx-exec boot >/dev/null 2>&1";
+    host.bash(&format!("<{definition} {start}")).ok();
+    let write = |pid: &str, end: &str| format!("exec 9</proc/{pid}/exe && {end}; echo x >>/proc/self/fd/9");
     // Whoever has it open can write to a program that has ended.
     let other = "cp /usr/bin/sleep . && { ./sleep 1000 & until [ /proc/$!/exe -ef sleep ]; do :; done; }";
     host.bash(&format!("{other}; {}", write("$!", "kill $!; wait $!"))).ok();
