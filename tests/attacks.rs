@@ -19,7 +19,7 @@
 //! | 2025-23266 | `no_hook_is_run_and_no_environment_crosses` |
 //! | 2020-17368, 2024-32462 | `words_that_look_like_options_or_like_a_shells_are_words` |
 //! | 2026-40226 | `settings_beside_or_inside_a_root_are_not_read` |
-//! | 2019-5736 | `a_holders_program_cannot_be_written_and_it_is_small` |
+//! | 2019-5736 | `a_holders_program_cannot_be_written_and_it_is_small`, `a_program_that_enters_a_container_cannot_be_written_there` |
 //! | 2019-10144 | `an_executed_command_is_as_confined_as_the_container` in cases.rs |
 //! | 2024-21626 | `nothing_of_the_caller_leaks_into_an_executed_command` in cases.rs |
 //! | 2017-5985, 2021-20199, 2022-47952, 2026-39402, 2026-40224 | SECURITY.md: attacks that cannot apply |
@@ -813,6 +813,31 @@ fn a_holders_program_cannot_be_written_and_it_is_small() {
     let kilobytes: u32 = host.bash(&share).ok().text().parse().expect("a number");
     assert!(kilobytes < 1024, "{kilobytes} KiB");
     let written = host.bash(&write(&holder, &format!("sbx-ns remove {name}"))).assert_code(1);
+    assert!(written.stderr.contains("Read-only file system"), "{written}");
+}
+
+#[test]
+fn a_program_that_enters_a_container_cannot_be_written_there() {
+    let host = Host::small();
+    let name = host.name("a");
+    // Root inside is the owner of the host's programs.
+    host.service(&format!("create --userns host {name} -- /bin/sleep 1000")).ok();
+    host.service(&format!("start {name}")).ok();
+    let interpreters = "printf '#!/proc/self/exe\\n' >/root/naive; printf '#!/proc/self/exe run\\n' >/root/ours";
+    host.inside(&name, &format!("{interpreters}; chmod 0755 /root/naive /root/ours")).ok();
+    // Programs of their own: those that run elsewhere too could not be written anyway.
+    fs::copy("/usr/bin/nsenter", host.path("tmp/enter")).expect("a program");
+    fs::copy(support::binaries().join("sbx-exec"), host.path("bin/sbx-exec")).expect("a program");
+    let inside = format!("nsenter --target {} --mount --pid", holder(&host, &name));
+    let attack = |script: &str| {
+        let find = format!("until pid=$(grep -lx {script} /proc/[0-9]*/comm | cut -d / -f 3) && [ $pid ]; do :; done");
+        let busy = r#"case $said in *"file busy") ;; *) echo "$said" >&2; exit 1 ;; esac"#;
+        let write = format!("until said=$({{ echo x >>/proc/self/fd/9; }} 2>&1); do {busy}; done");
+        format!("{inside} bash -c '{find}; exec 9</proc/$pid/exe; kill -9 $pid; {write}'")
+    };
+    host.bash(&format!("./{} /root/naive & {}", inside.replace("nsenter", "enter"), attack("naive"))).ok();
+    let ours = format!("sleep 1000 | virt-sandbox-service execute {name} -- /root/ours & {}", attack("ours"));
+    let written = host.bash(&format!("trap 'kill $(jobs -p)' EXIT; set -m; {ours}")).assert_code(1);
     assert!(written.stderr.contains("Read-only file system"), "{written}");
 }
 
