@@ -11,6 +11,7 @@ mod documentation;
 mod examples;
 mod install;
 mod kills;
+mod landlock;
 mod limits;
 mod refusals;
 mod roots;

@@ -29,7 +29,7 @@ use anyhow::Result;
 use lexopt::Parser;
 use sbx::Name;
 use sbx::tool::{self, Argument, Filter, Tool, Usage};
-use std::io::{self, BufWriter, IsTerminal};
+use std::io::{self, BufReader, BufWriter, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -146,7 +146,7 @@ fn export(options: &mut Parser) -> Result<()> {
     if stdout.is_terminal() {
         return Err(Usage("would write an archive to a terminal".into()).into());
     }
-    say(&archive::export(&name, force, BufWriter::new(stdout.lock()))?);
+    say(&archive::export(&name, force, BufWriter::new(stdout))?);
     Ok(())
 }
 
@@ -166,7 +166,7 @@ fn import(options: &mut Parser) -> Result<()> {
     if stdin.is_terminal() {
         return Err(Usage("stdin is a terminal: pipe an archive in".into()).into());
     }
-    let (doc, notes) = archive::import(&name, &wish, devices, stdin.lock())?;
+    let (doc, notes) = archive::import(&name, &wish, devices, BufReader::new(stdin))?;
     tool::print(&doc.to_line())?;
     say(&notes);
     Ok(())

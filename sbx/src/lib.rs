@@ -13,6 +13,7 @@ pub mod holder;
 pub mod host;
 pub mod inner;
 pub mod label;
+pub mod landlock;
 pub mod mount;
 pub mod mountinfo;
 pub mod name;

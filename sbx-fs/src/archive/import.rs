@@ -39,7 +39,7 @@ pub fn import(
     name: &Name,
     wish: &edit::Wish,
     devices: bool,
-    mut input: impl BufRead,
+    mut input: impl BufRead + Send,
 ) -> Result<(Document, Vec<String>)> {
     if input.fill_buf().context("cannot read stdin")?.is_empty() {
         // Whoever was to write it has failed, and has spoken.
