@@ -1,34 +1,10 @@
 //! sbx-fs: the file system of a container: what it shares with the host, what is its own, and how it is mounted.
 
-mod apply;
-mod archive;
-mod clone;
-mod content;
-mod copy;
-mod edit;
-mod extra;
-mod image;
-mod look;
-mod manifest;
-mod mount;
-mod packages;
-mod pax;
-mod progress;
-mod resize;
-mod resolvers;
-#[cfg(test)]
-mod scratch;
-mod secrets;
-mod select;
-mod snapshot;
-mod tree;
-mod upgrade;
-mod writers;
-
 use anyhow::Result;
 use lexopt::Parser;
 use sbx::Name;
 use sbx::tool::{self, Argument, Filter, Tool, Usage};
+use sbx_fs::{apply, archive, clone, edit, mount, resize, select, upgrade};
 use std::io::{self, BufReader, BufWriter, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
