@@ -13,11 +13,12 @@ declare -gA _sbx_takes=(
     [sbx-label remove]='NAME'
 
     [sbx-ns]='--help --version'
-    [sbx-ns plan]='--name=NAME --hostname=ANY'
+    [sbx-ns plan]='--name=NAME --hostname=ANY --userns=ANY'
+    [sbx-ns alloc]='--name=NAME --dry-run'
     [sbx-ns create]='--name=NAME --dry-run'
     [sbx-ns show]='NAME'
     [sbx-ns list]=''
-    [sbx-ns remove]='NAME'
+    [sbx-ns remove]='--ids NAME'
 
     [sbx-cg]='--help --version'
     [sbx-cg limit]='--name=NAME --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY --devices=ANY'
@@ -31,6 +32,7 @@ declare -gA _sbx_takes=(
 
     [sbx-fs]='--help --version'
     [sbx-fs base]='--name=NAME DIRECTORY'
+    [sbx-fs idmap]='--mount=ANY --store=ANY --path=DIRECTORY'
     [sbx-fs layout]='--name=NAME --mount=ANY --store=ANY --path=DIRECTORY'
     [sbx-fs clone]='--name=NAME --dry-run --from=NAME --copy --force --package=ANY --secret=FILE DIRECTORY'
     [sbx-fs mount]='--name=NAME --dry-run'
@@ -61,8 +63,8 @@ declare -gA _sbx_takes=(
 
     [virt-sandbox-service]='-c=ANY --connect=ANY -h --help --version'
     [virt-sandbox-service create]='-u=UNIT --unitfile=UNIT -C --copy --force -P=ANY --package=ANY --secret=FILE
-        -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY --root=DIRECTORY -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
-    [virt-sandbox-service clone]='--force -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help NAME'
+        --userns=ANY -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY --root=DIRECTORY -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
+    [virt-sandbox-service clone]='--force --userns=ANY -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help NAME'
     [virt-sandbox-service start]='-h --help NAME'
     [virt-sandbox-service stop]='-h --help NAME'
     [virt-sandbox-service enable]='-h --help NAME'
@@ -75,7 +77,7 @@ declare -gA _sbx_takes=(
     [virt-sandbox-service upgrade]='--dry-run -h --help NAME'
     [virt-sandbox-service diff]='--json -h --help NAME'
     [virt-sandbox-service export]='--force -h --help NAME'
-    [virt-sandbox-service import]='--device -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY -p=DIRECTORY --path=DIRECTORY
+    [virt-sandbox-service import]='--device --userns=ANY -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY -p=DIRECTORY --path=DIRECTORY
         -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help'
     [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -i=ANY --imagesize=ANY -h --help NAME'
     [virt-sandbox-service delete]='-h --help NAME'

@@ -10,6 +10,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use sbx::cgroup::{Cgroups, Entry};
 use sbx::confine::{Confinement, start};
+use sbx::ids::Ids;
 use sbx::namespace;
 use sbx::process::readable;
 use sbx::sys::{self, Child};
@@ -39,7 +40,8 @@ const FORWARDED: [Signal; 7] = [
 /// This process joins the container's namespaces, but for the PID namespace, which only its child is in.
 pub fn run(running: &Running, command: Vec<OsString>, deadline: Option<Instant>) -> Result<Status> {
     let signals = Forwarder::new()?;
-    let streams = Streams::open(running.doc.read::<String>("linux.mountLabel")?.as_deref())?;
+    let label = running.doc.read::<String>("linux.mountLabel")?;
+    let streams = Streams::open(label.as_deref(), Ids::of(&running.doc)?)?;
     let child = match enter(running, command, &streams)? {
         Ok(child) => child,
         Err(failure) => return Ok(failure),

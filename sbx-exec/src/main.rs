@@ -9,7 +9,7 @@ mod streams;
 
 use anyhow::{Context, Result, bail};
 use lexopt::Parser;
-use sbx::process::{Live, Recorded};
+use sbx::process::Live;
 use sbx::tool::{self, Argument, Filter, Status, Tool};
 use sbx::{Document, host, sys};
 use std::ffi::OsString;
@@ -161,8 +161,7 @@ impl Source {
             }
         };
         doc.name()?;
-        let recorded: Recorded = doc.require("sbx.state.holder").context("not a running document")?;
-        let holder = recorded.open()?;
+        let holder = sbx::holder::of(&doc)?;
         if !host::runs_selinux() {
             // They stay in the definition for the day when SELinux is on.
             doc.unset("process.selinuxLabel");

@@ -2,11 +2,10 @@
 
 use crate::edit::check;
 use crate::netlink::Route;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sched::CloneFlags;
 use sbx::Document;
 use sbx::namespace;
-use sbx::process::Recorded;
 
 /// The index of the loopback interface: the first that a network namespace has.
 const LOOPBACK: u32 = 1;
@@ -16,8 +15,7 @@ const LOOPBACK: u32 = 1;
 pub fn up(doc: &Document, act: bool) -> Result<()> {
     let name = doc.name()?;
     check(doc)?;
-    let recorded: Recorded = doc.require("sbx.state.holder").context("not a running document")?;
-    let Some(holder) = recorded.open()? else { bail!("container {name} is not running") };
+    let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
     let own = namespace::flags(doc)?.contains(CloneFlags::CLONE_NEWNET);
     if !act || !own {
         return Ok(());

@@ -4,9 +4,10 @@
 //! The order matters, and each step says why it stands where it does. Before it the caller has entered the cgroup and
 //! the namespaces; each step then takes away something that an earlier one still needed.
 
+use crate::procfs::Procfs;
 use crate::sys::{self, Child};
 use crate::tool::Status;
-use crate::{Document, label, passwd, seccomp};
+use crate::{Document, ids, label, namespace, passwd, seccomp};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
@@ -40,6 +41,7 @@ pub struct Confinement {
     permitted: CapsHashSet,
     no_new_privs: bool,
     seccomp: Vec<BpfProgram>,
+    in_user_namespace: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -98,6 +100,7 @@ impl Confinement {
             permitted: capability_set(&capabilities.permitted)?,
             no_new_privs: doc.read("process.noNewPrivileges")?.unwrap_or(false),
             seccomp: seccomp.map_or(Ok(Vec::new()), |seccomp| seccomp.compile())?,
+            in_user_namespace: ids::has_namespace(doc)?,
         })
     }
 
@@ -124,8 +127,12 @@ impl Confinement {
     /// The order in which privileges go.
     fn give_up(&self, identity: bool) -> Result<()> {
         self.session()?;
-        self.keyring()?;
         self.limits()?;
+        if self.in_user_namespace {
+            // What it has and makes from now on is root's inside. Not before it has written what is the host's of it.
+            namespace::become_root()?;
+        }
+        self.keyring()?;
         if identity {
             self.streams()?;
             // While this process may still write its own attributes, and before its procfs could be another's.
@@ -195,7 +202,8 @@ impl Confinement {
             setrlimit(*resource, *soft, *hard).with_context(|| format!("cannot set {resource:?} to {soft}:{hard}"))?;
         }
         if let Some(score) = self.oom_score_adj {
-            std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            Procfs::open()?
+                .write_self("oom_score_adj", score.to_string().as_bytes())
                 .with_context(|| format!("cannot set the OOM score to {score}"))?;
         }
         umask(Mode::from_bits_truncate(self.user.umask.unwrap_or(0o022)));

@@ -44,7 +44,8 @@ pub fn unit(bytes: &[u8]) {
     let Ok(assignments) = parse::parse(text) else { return };
     let mut written = String::new();
     for parse::Assignment { section, key, value } in &assignments {
-        written += &format!("[{section}]\n{key}={value}\n");
+        // A backslash at the end of a value is one that white space stood behind.
+        written += &format!("[{section}]\n{key}={value} \n");
     }
     assert_eq!(parse::parse(&written).expect("a unit file"), assignments);
 }
