@@ -10,6 +10,7 @@ mod documentation;
 mod examples;
 mod install;
 mod kills;
+mod landlock;
 mod limits;
 mod races;
 mod refusals;
