@@ -8,6 +8,7 @@ mod contract;
 mod copy;
 mod documentation;
 mod examples;
+mod hardening;
 mod install;
 mod kills;
 mod landlock;

@@ -17,7 +17,7 @@ const ALLOWED: &str = "
     futimesat get_robust_list get_thread_area getcpu getcwd getdents getdents64 getegid geteuid getgid getgroups
     getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom getresgid getresuid getrlimit
     getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr inotify_add_watch inotify_init
-    inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit ioctl
+    inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents io_setup io_submit ioctl
     ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown lgetxattr
     link linkat listen listxattr llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack membarrier
     memfd_create memfd_secret mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mprotect
@@ -35,14 +35,14 @@ const ALLOWED: &str = "
     setuid setxattr shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 socket socketpair splice
     stat statfs statx symlink symlinkat sync sync_file_range syncfs sysinfo tee tgkill time timer_create
     timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times
-    tkill truncate umask uname unlink unlinkat utime utimensat utimes vfork vmsplice wait4 waitid write writev
+    tkill truncate umask uname unlink unlinkat utime utimensat utimes vfork wait4 waitid write writev
 ";
 
 /// The system calls that exist and are refused, whatever capabilities there are: EPERM. Keys, which no namespace holds;
 /// interfaces whose bugs have let containers out (userfaultfd, io_uring); what only an old program asks for.
 const REFUSED: &str = "
     add_key get_kernel_syms io_uring_enter io_uring_register io_uring_setup kexec_file_load kexec_load keyctl
-    nfsservctl pivot_root request_key swapoff swapon sysfs uselib userfaultfd ustat
+    nfsservctl pivot_root request_key swapoff swapon sysfs uselib userfaultfd ustat vmsplice
 ";
 
 /// The system calls that are let through with a capability, and refused without: EPERM. What the kernel would check itself
