@@ -105,11 +105,11 @@ fn run_command(options: &mut Parser) -> Result<()> {
 }
 
 fn boot_init(options: &mut Parser) -> Result<()> {
-    program::shield()?;
     let mut source = Source::default();
     let mut timeout = Seconds::DEFAULT;
     let mut wait = false;
     let mut boot = || -> Result<()> {
+        program::shield()?;
         while let Some(arg) = tool::next(options)? {
             match arg.long() {
                 "timeout" => timeout = tool::value(options)?,
