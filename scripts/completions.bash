@@ -43,7 +43,7 @@ declare -gA _sbx_takes=(
     [sbx-fs remove]='NAME'
 
     [sbx-net]='--help --version'
-    [sbx-net plan]='--name=NAME'
+    [sbx-net plan]='--name=NAME --network=ANY --publish=ANY --allow=NAME --egress=ANY'
     [sbx-net up]='--name=NAME --dry-run'
     [sbx-net remove]='NAME'
 

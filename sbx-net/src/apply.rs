@@ -1,8 +1,8 @@
 //! Brings a container's network up.
 
-use crate::edit::check;
+use crate::edit;
 use crate::netlink::Route;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sched::CloneFlags;
 use sbx::Document;
 use sbx::namespace;
@@ -14,7 +14,7 @@ const LOOPBACK: u32 = 1;
 /// host's is never touched.
 pub fn up(doc: &Document, act: bool) -> Result<()> {
     let name = doc.name()?;
-    check(doc)?;
+    ensure!(edit::of(doc)?.interfaces.is_empty(), "sbx.net.interfaces: only loopback can be brought up");
     let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
     let own = namespace::flags(doc)?.contains(CloneFlags::CLONE_NEWNET);
     if !act || !own {
