@@ -45,7 +45,9 @@ declare -gA _sbx_takes=(
     [sbx-net]='--help --version'
     [sbx-net plan]='--name=NAME --network=ANY --publish=ANY --allow=NAME --egress=ANY'
     [sbx-net up]='--name=NAME --dry-run'
-    [sbx-net remove]='NAME'
+    [sbx-net show]='NAME'
+    [sbx-net list]=''
+    [sbx-net remove]='--addresses NAME'
 
     [sbx-unit]='--help --version'
     [sbx-unit read]='--name=NAME UNIT'
@@ -62,8 +64,8 @@ declare -gA _sbx_takes=(
 
     [virt-sandbox-service]='-c=ANY --connect=ANY -h --help --version'
     [virt-sandbox-service create]='-u=UNIT --unitfile=UNIT -C --copy --force -P=ANY --package=ANY --secret=FILE
-        --userns=ANY -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY --root=DIRECTORY -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
-    [virt-sandbox-service clone]='--force --userns=ANY -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help NAME'
+        --userns=ANY -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY --root=DIRECTORY -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -N=ANY --network=ANY --publish=ANY --allow=NAME --egress=ANY -h --help'
+    [virt-sandbox-service clone]='--force --userns=ANY -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -N=ANY --network=ANY --publish=ANY --allow=NAME --egress=ANY -h --help NAME'
     [virt-sandbox-service start]='-h --help NAME'
     [virt-sandbox-service stop]='-h --help NAME'
     [virt-sandbox-service enable]='-h --help NAME'
@@ -77,8 +79,8 @@ declare -gA _sbx_takes=(
     [virt-sandbox-service diff]='--json -h --help NAME'
     [virt-sandbox-service export]='--force -h --help NAME'
     [virt-sandbox-service import]='--device --userns=ANY -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY -p=DIRECTORY --path=DIRECTORY
-        -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help'
-    [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -i=ANY --imagesize=ANY -h --help NAME'
+        -s=ANY --security=ANY -f=ANY --filetype=ANY -N=ANY --network=ANY --publish=ANY --allow=NAME --egress=ANY -h --help'
+    [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -i=ANY --imagesize=ANY --publish=ANY --allow=NAME --egress=ANY -h --help NAME'
     [virt-sandbox-service delete]='-h --help NAME'
 )
 

@@ -12,6 +12,7 @@ mod examples;
 mod install;
 mod kills;
 mod limits;
+mod net;
 mod refusals;
 mod roots;
 mod service;

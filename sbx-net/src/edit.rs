@@ -103,6 +103,8 @@ fn check(network: &Network) -> Result<()> {
             (other.host, other.protocol) == (publish.host, publish.protocol)
                 && (other.address.is_none() || publish.address.is_none() || other.address == publish.address)
         };
+        let is_loopback = publish.address.is_some_and(|address| address.is_ipv6() && address.is_loopback());
+        ensure!(!is_loopback, "sbx.net.publish: ::1 cannot lead elsewhere: 127.0.0.1 can");
         ensure!(
             !network.publish[..place].iter().any(same),
             "sbx.net.publish: port {}/{} is there twice",
@@ -188,6 +190,7 @@ mod tests {
             r#"{"interfaces":[{"name":"eth0","source":"br0"}],"egress":"none"}"#,
             r#"{"interfaces":[{"name":"eth0","source":"default"}],"egress":"some"}"#,
             r#"{"interfaces":[{"name":"eth0","source":"default"}],"allow":["a/b"]}"#,
+            r#"{"interfaces":[{"name":"eth0","source":"default"}],"publish":[{"address":"::1","host":80,"port":80}]}"#,
             r#"{"interfaces":[{"name":"eth0","source":"default"}],
                 "publish":[{"host":80,"port":80},{"address":"127.0.0.1","host":80,"port":81}]}"#,
         ] {

@@ -227,6 +227,11 @@ impl Address {
         Self { ip, prefix, broadcast: None }
     }
 
+    /// An address alone.
+    pub const fn host(ip: IpAddr) -> Self {
+        Self::new(ip, Self::bits(ip))
+    }
+
     const fn bits(ip: IpAddr) -> u8 {
         if ip.is_ipv6() { 128 } else { 32 }
     }
@@ -263,6 +268,23 @@ impl Address {
                 ip.to_bits() & u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0),
             )),
         }
+    }
+
+    /// Whether an address is of this network.
+    pub fn contains(self, ip: IpAddr) -> bool {
+        ip.is_ipv6() == self.ip.is_ipv6() && Self::new(ip, self.prefix).first() == self.first()
+    }
+
+    /// Whether two networks have an address in common.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.contains(other.ip) || other.contains(self.ip)
+    }
+
+    /// The broadcast address of an IPv4 network that has one (RFC 3021).
+    pub fn broadcast(&self) -> Option<Ipv4Addr> {
+        let IpAddr::V4(ip) = self.ip else { return None };
+        let last = Ipv4Addr::from_bits(ip.to_bits() | u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0));
+        self.broadcast.or_else(|| (self.prefix < 31).then_some(last))
     }
 }
 
@@ -605,6 +627,18 @@ mod tests {
         for bad in ["", "some", "10.0.0.0/8,", "10.0.0.0/33"] {
             assert!(bad.parse::<Egress>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_network_has_its_addresses_and_no_others() {
+        let network = Address::network("10.83.255.7/16", Address::bits).expect("a network");
+        assert_eq!(network.to_string(), "10.83.0.0/16");
+        assert!(
+            network.contains("10.83.9.9".parse().expect("ip")) && !network.contains("10.84.0.1".parse().expect("ip"))
+        );
+        let all = Address::network("10.0.0.1/0", Address::bits).expect("all");
+        assert_eq!(all.to_string(), "0.0.0.0/0");
+        assert!(all.contains("255.0.0.1".parse().expect("ip")) && !all.contains("::1".parse().expect("ip")));
     }
 
     proptest! {
