@@ -32,6 +32,7 @@ declare -gA _sbx_takes=(
 
     [sbx-fs]='--help --version'
     [sbx-fs base]='--name=NAME DIRECTORY'
+    [sbx-fs idmap]='--mount=ANY --store=ANY --path=DIRECTORY'
     [sbx-fs layout]='--name=NAME --mount=ANY --store=ANY --path=DIRECTORY'
     [sbx-fs clone]='--name=NAME --dry-run --from=NAME --copy --force --package=ANY --secret=FILE DIRECTORY'
     [sbx-fs mount]='--name=NAME --dry-run'

@@ -1,11 +1,38 @@
-//! What root inside tries against the host, each first shown to work outside of a container.
+//! What attacked programs like this one, by CVE: each attack is first made against the same state without our care, by the
+//! call that the attacked program made, and reaches what it must not reach; then the real tools do the same work.
+//!
+//! | CVE | test, or why there is none |
+//! | --- | --- |
+//! | 2013-6456 | `links_that_root_inside_puts_into_its_file_systems_lead_no_tool_outside` |
+//! | 2015-1335, 2019-18837, 2021-30465, 2024-45310 | `a_place_that_is_exchanged_for_a_link_while_it_is_mounted_on_is_never_outside` |
+//! | 2019-19921, 2023-27561, 2023-28642, 2025-54867, 2026-41579, 2026-47766 | `a_file_system_that_root_inside_replaces_by_a_link_before_a_start_does_not_reach_the_host` |
+//! | 2025-31133, 2025-62161 | `masks_are_of_the_null_device_whatever_lies_in_its_place` |
+//! | 2015-1334, 2015-3631, 2019-16884, 2025-52881, 2025-62596 | `what_is_written_to_proc_arrives_whatever_is_mounted_there`, sbx/src/procfs.rs |
+//! | 2024-5154, 2024-9341, 2025-24965, 2025-9566 | `links_in_a_private_tree_lead_no_verb_outside` |
+//! | 2015-2925 | `a_directory_that_the_host_renames_out_of_a_share_leads_its_guests_nowhere` |
+//! | 2015-1331, 2021-44731 | `nothing_is_made_at_a_name_that_others_could_have_taken` |
+//! | 2021-41091 | `nobody_else_passes_through_the_directories_of_containers` |
+//! | 2016-8659, 2020-5291 | `a_tool_that_is_set_user_id_refuses_whoever_it_would_give_rights_to` |
+//! | 2022-31214 | `a_record_of_a_process_that_is_not_in_the_containers_cgroup_is_neither_entered_nor_killed`, `a_record_that_others_could_have_written_is_not_believed`, `a_process_that_got_the_pid_of_one_that_has_ended_is_not_taken_for_it` |
+//! | 2022-0811 | `a_document_that_asks_for_a_sysctl_is_refused_whatever_the_value` |
+//! | 2020-15257 | `no_socket_of_ours_is_in_the_abstract_name_space` |
+//! | 2025-23266 | `no_hook_is_run_and_no_environment_crosses` |
+//! | 2020-17368, 2024-32462 | `words_that_look_like_options_or_like_a_shells_are_words` |
+//! | 2026-40226 | `settings_beside_or_inside_a_root_are_not_read` |
+//! | 2019-5736 | `a_holders_program_cannot_be_written_and_it_is_small`, `a_program_that_enters_a_container_cannot_be_written_there` |
+//! | 2019-10144 | `an_executed_command_is_as_confined_as_the_container` in cases.rs |
+//! | 2024-21626 | `nothing_of_the_caller_leaks_into_an_executed_command` in cases.rs |
+//! | 2017-5985, 2021-20199, 2022-47952, 2026-39402, 2026-40224 | SECURITY.md: attacks that cannot apply |
+//!
+//! Names that lead elsewhere are in refusals.rs, what a killed verb leaves in kills.rs.
 
+use crate::kills::can_trace;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{env, fs, thread};
-use support::Host;
+use support::{Host, skip};
 
 /// A host with a running container of one command.
 fn running(host: &Host, name: &str) -> String {
@@ -14,6 +41,18 @@ fn running(host: &Host, name: &str) -> String {
     host.service(&format!("start {name}")).ok();
     name
 }
+
+/// Edits a container's definition by a filter of jq's.
+fn edit(host: &Host, name: &str, filter: &str) {
+    let file = host.path("config").join(format!("{name}.json")).display().to_string();
+    host.run(["bash", "-c", "jq -c \"$1\" \"$2\" >new && cat new >\"$2\"", "edit", filter, &file], "").ok();
+}
+
+/// The verbs of virt-sandbox-service.
+const VERBS: [&str; 17] = [
+    "create", "clone", "start", "stop", "enable", "disable", "list", "execute", "connect", "reload", "refresh",
+    "upgrade", "diff", "export", "import", "set", "delete",
+];
 
 /// A place of the host's that nothing inside may reach, and what is there.
 struct Canary<'a> {
@@ -123,9 +162,9 @@ fn a_place_that_is_exchanged_for_a_link_while_it_is_mounted_on_is_never_outside(
     symlink(&canary.path, &link).expect("a link");
     let place = spot.display().to_string();
     let naive = format!(
-        "for ((i = 0; i < 2000 && ! reached; i++)); do
-            ! [ -L {place} ] && mkdir -p {place}/deep && mount --bind {data} {place}/deep
-            [ -e canary/deep ] && reached=1; done 2>/dev/null"
+        "for ((; SECONDS < 60; )); do
+            ! [ -L {place} ] && mkdir -p {place}/deep && mount --bind {data} {place}/deep && umount {place}/deep
+            [ ! -e canary/deep ] || break; done 2>/dev/null"
     );
     while_exchanged(&spot, &link, || canary.assert_reached(&naive));
     let count = if env::var("SBX_LONG").is_ok_and(|value| value == "1") { 10_000 } else { 200 };
@@ -225,6 +264,30 @@ fn masks_are_of_the_null_device_whatever_lies_in_its_place() {
     let refused = host.run(["unshare", "--mount", "--", "bash", "-c", &replaced], "");
     refused.assert_failure(1, "sbx-fs", &["/dev/null", "it is not the character device 1:3"]);
     assert_eq!(host.line("cat file").ok().text(), "canary");
+}
+
+// CVE-2019-16884, CVE-2025-52881, CVE-2025-62596, CVE-2015-1334, CVE-2015-3631: what was written to /proc went elsewhere. That a
+// label is, and what else may be mounted over a file, is tried in sbx/src/procfs.rs.
+
+#[test]
+fn what_is_written_to_proc_arrives_whatever_is_mounted_there() {
+    let host = Host::small();
+    let name = host.name("a");
+    // The mount below is the host's root's, which in another user namespace could make none.
+    host.service(&format!("create --userns host {name} -- /bin/sleep 1000")).ok();
+    edit(&host, &name, ".process.oomScoreAdj = 500");
+    host.service(&format!("start {name}")).ok();
+    let swallow = "mkdir -p /etc/proc/self /etc/proc/thread-self && touch /etc/proc/self/oom_score_adj \
+        /etc/proc/thread-self/oom_score_adj && mount --bind /etc/proc /proc";
+    let enter = format!("nsenter --target {} --mount --pid --", holder(&host, &name));
+    host.bash(&format!("{enter} sh -c '{swallow}'")).ok();
+    let score = |command: &str, seconds: u32| {
+        let find =
+            format!("until pid=$(pgrep -x -f 'sleep {seconds}'); do sleep 0.02; done; cat /proc/$pid/oom_score_adj");
+        host.bash(&format!("{command} >/dev/null 2>&1 & {find}; kill $pid")).ok().text()
+    };
+    assert_eq!(score(&format!("{enter} sh -c 'echo 500 >/proc/self/oom_score_adj && exec sleep 2000'"), 2000), "0");
+    assert_eq!(score(&format!("virt-sandbox-service execute {name} -- sleep 3000"), 3000), "500");
 }
 
 // CVE-2024-9341, CVE-2024-5154, CVE-2025-9566, CVE-2025-24965: what a runtime itself wrote into a tree followed its links.
@@ -336,6 +399,83 @@ fn a_link_inside_leads_no_second_mount_to_what_is_masked_at_the_first() {
         assert!(start.stderr.contains("it is not in the container's private tree"), "{start}");
     }
     assert_eq!(host.service("list -r").ok().text(), "");
+}
+
+// CVE-2015-1331, CVE-2021-44731: names that could be foretold, in directories that all share.
+
+/// What a script makes in directories that all share, at names that are not new for certain.
+fn made_in_shared_places(host: &Host, script: &str) -> Vec<String> {
+    let calls = "?open,openat,?creat,?mkdir,mkdirat,?mknod,mknodat,?symlink,symlinkat,?link,linkat,bind";
+    host.run(["strace", "-f", "-qq", "-o", "trace", "-e", &format!("trace={calls}"), "bash", "-c", script], "").ok();
+    let trace = host.line("cat trace").ok().text();
+    let shared = ["\"/tmp/", "\"/var/tmp/", "\"/dev/shm/", "\"/run/lock/"];
+    let makes = |line: &&str| !line.contains("open") || line.contains("O_CREAT") && !line.contains("O_EXCL");
+    trace
+        .lines()
+        .filter(|line| shared.iter().any(|place| line.contains(place)))
+        .filter(makes)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Has scripts use the places that there are without an environment that names others.
+const BUILT_IN: &str = "unset SBX_CONFIG_DIR SBX_STATE_DIR SBX_RUNTIME_DIR SBX_UNIT_DIR SBX_JOURNAL_DIR;";
+
+#[test]
+fn nothing_is_made_at_a_name_that_others_could_have_taken() {
+    let host = Host::new().with_own(&["etc", "var"]);
+    if !can_trace() {
+        return;
+    }
+    assert_eq!(made_in_shared_places(&host, "mktemp; echo >/tmp/sbx.lock; rm /tmp/sbx.lock").len(), 1);
+    let name = host.name("a");
+    let life = [
+        "create -C NAME -- /bin/sleep 1000",
+        "start NAME",
+        "execute NAME -- true",
+        "upgrade NAME",
+        "stop NAME",
+        "delete NAME",
+    ];
+    let life = life.map(|verb| format!("virt-sandbox-service {}", verb.replace("NAME", &name))).join(" && ");
+    assert_eq!(made_in_shared_places(&host, &format!("{BUILT_IN} {life}")), [""; 0]);
+}
+
+// CVE-2021-41091: whoever could pass through the directories of containers could use what is set-user-ID in them.
+
+#[test]
+fn nobody_else_passes_through_the_directories_of_containers() {
+    let host = Host::new().with_own(&["etc", "var"]);
+    let name = host.name("a");
+    let create =
+        format!("virt-sandbox-service create -C {name} -- /bin/sleep 1000 && virt-sandbox-service start {name}");
+    host.bash(&format!("{BUILT_IN} {create}")).ok();
+    let tree = format!("/var/lib/sbx/containers/{name}/root");
+    host.bash(&format!("cp /usr/bin/id {tree}/var/opt && chmod 4755 {tree}/var/opt/id")).ok();
+    // setpriv itself has its rights until it has executed something.
+    let nobody = |rights: &str, command: &str| {
+        host.bash(&format!("{BUILT_IN} exec setpriv --reuid 65534 --clear-groups {rights} env -- {command}"))
+    };
+    let attacks = [
+        format!("{tree}/var/opt/id -u"),
+        "ls /var/lib/sbx".to_owned(),
+        "ls /run/sbx".to_owned(),
+        format!("ls /var/lib/sbx/containers/{name}"),
+        format!("cat /run/sbx/{name}/document.json"),
+        format!("cat /etc/sbx/{name}.json"),
+        format!("perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(qq(/run/sbx/{name}/control)) or die'"),
+        "ln -s /etc /run/sbx/link".to_owned(),
+    ];
+    for attack in &attacks {
+        let refused = nobody("", attack);
+        assert!(refused.code != 0 && refused.stdout.is_empty(), "{refused}");
+    }
+    for verb in ["list", &format!("execute {name} -- id")] {
+        let reading = "--inh-caps +dac_read_search --ambient-caps +dac_read_search";
+        nobody(reading, &format!("virt-sandbox-service {verb}")).assert_failure(1, "virt-sandbox-service", &["root"]);
+    }
+    host.bash("chmod 0755 /var/lib/sbx /var/lib/sbx/containers /var/lib/sbx/containers/*").ok();
+    assert_eq!(nobody("", &attacks[0]).ok().text(), "0");
 }
 
 // CVE-2016-8659, CVE-2020-5291: a program that is set-user-ID believed what its caller handed it.
@@ -478,6 +618,230 @@ fn a_document_that_asks_for_a_sysctl_is_refused_whatever_the_value() {
         assert_eq!(host.line(&format!("cat {core}")).ok().text(), before);
     }
 }
+
+// CVE-2020-15257: a socket in the abstract name space, where no mode of a file protects it.
+
+#[test]
+fn no_socket_of_ours_is_in_the_abstract_name_space() {
+    let host = Host::small();
+    let name = host.name("a");
+    let abstract_ones = "grep @ /proc/net/unix";
+    let other =
+        "perl -MSocket -e '$^F = 9; socket(S, 1, 1, 0); bind(S, pack_sockaddr_un(qq(\\0x))) or die; exec @ARGV'";
+    assert!(host.bash(&format!("{other} {abstract_ones}")).ok().text().ends_with("@x"));
+    host.unit("idle.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    host.service(&format!("create -u idle {name}")).ok();
+    let watched =
+        format!("virt-sandbox-service start {name} & while kill -0 $! 2>/dev/null; do {abstract_ones}; done; wait $!");
+    let started = host.bash(&watched).ok();
+    assert_eq!(started.text(), "");
+}
+
+// CVE-2025-23266: a hook took over what the container had in its environment; or the container what its caller had.
+
+#[test]
+fn no_hook_is_run_and_no_environment_crosses() {
+    let host = Host::small();
+    let mut canary = Canary::new(&host);
+    let name = host.name("a");
+    host.bash("printf '#!/bin/sh\nenv >%s/canary/hook\n' \"$PWD\" >hook && chmod +x hook").ok();
+    canary.assert_reached("./hook");
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    let hook = host.path("tmp/hook").display().to_string();
+    let hooks = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+    let hooks = hooks.map(|kind| format!(r#"{kind}: [{{path: "{hook}"}}]"#)).join(", ");
+    edit(&host, &name, &format!(r#".hooks = {{{hooks}}} | .process.env += ["BASH_ENV={hook}"]"#));
+    let leak = "export LEAK=canary LD_LIBRARY_PATH=/canary; ";
+    host.bash(&format!("{leak} grep -z canary /proc/self/environ")).ok();
+    host.bash(&format!("{leak} virt-sandbox-service start {name}")).ok();
+    let seen = host.bash(&format!("{leak} virt-sandbox-service execute {name} -- cat /proc/self/environ")).ok();
+    assert!(!seen.text().contains("canary/") && !seen.text().contains("LEAK"), "{seen}");
+    host.service(&format!("stop {name}")).ok();
+    canary.assert_untouched("a life with hooks");
+}
+
+// CVE-2024-32462, CVE-2020-17368: a word that was taken for an option, or for a line of a shell.
+
+#[test]
+fn words_that_look_like_options_or_like_a_shells_are_words() {
+    let host = Host::small();
+    let mut canary = Canary::new(&host);
+    let name = host.name("a");
+    let words = [
+        "$(touch canary/made)",
+        "`touch canary/made`",
+        "; touch canary/made",
+        "&& touch canary/made",
+        "|touch canary/made",
+    ];
+    for word in words {
+        canary.assert_reached(&format!("true {word}"));
+    }
+    let programs = ["--bind", "--document", "-c", "--"];
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    for program in words.iter().chain(&programs) {
+        let file = host.tree(&name).join("etc").join(program.replace('/', "_"));
+        fs::write(&file, "#!/bin/sh\nprintf '%s|' ran \"$@\"\n").expect("a program");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("a mode");
+    }
+    edit(&host, &name, r#".process.env |= map(select(startswith("PATH=") | not)) + ["PATH=/etc:/usr/bin"]"#);
+    host.service(&format!("start {name}")).ok();
+    let all: Vec<_> = words.iter().chain(&programs).copied().collect();
+    for program in &all {
+        let program = program.replace('/', "_");
+        let ran = host.run([&["virt-sandbox-service", "execute", &name, "--", &program], &all[..]].concat(), "").ok();
+        assert_eq!(ran.text(), format!("ran|{}|", all.join("|")));
+    }
+    let refused = |line: &[&str]| {
+        let outcome = host.run([&["virt-sandbox-service"], line].concat(), "");
+        assert!([1, 2].contains(&outcome.code), "{outcome}");
+    };
+    for word in all {
+        VERBS.iter().for_each(|verb| refused(&[verb, "--", word, "--", "true"]));
+        for option in ["-u", "--memory", "-m", "--uid", "--hostname", "-s", "-p", "--store"] {
+            refused(&["create", option, word, &host.name("b"), "--", "true"]);
+        }
+        canary.assert_untouched(word);
+    }
+}
+
+// CVE-2026-40226: settings were read from a file beside the container's root.
+
+#[test]
+fn settings_beside_or_inside_a_root_are_not_read() {
+    let host = Host::small();
+    let name = host.name("a");
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    let tree = host.tree(&name);
+    let definition = host.path("config").join(format!("{name}.json")).display().to_string();
+    let loose = ".process.noNewPrivileges = false | .process.rlimits = []";
+    let settings = "[Exec]\nPrivateUsers=no\nNoNewPrivileges=no\nCapability=all\n[Files]\nBind=/\n";
+    for place in ["etc/sbx", "run/sbx", "etc/systemd/nspawn", "root", ".", "..", "../.."] {
+        let place = tree.join(place);
+        fs::create_dir_all(&place).expect("a directory");
+        for file in [
+            format!("{name}.nspawn"),
+            "root.nspawn".into(),
+            "config.json".into(),
+            format!("{name}.json"),
+            "settings".into(),
+        ] {
+            if file.ends_with(".json") {
+                host.bash(&format!("jq -c '{loose}' {definition} >{}", place.join(file).display())).ok();
+            } else {
+                fs::write(place.join(file), settings).expect("settings");
+            }
+        }
+    }
+    let privileges = || {
+        host.service(&format!("start {name}")).ok();
+        let status = host.inside(&name, "grep -E '^(NoNewPrivs|Cap.*|Seccomp)' /proc/self/status").ok().text();
+        host.service(&format!("stop {name}")).ok();
+        status
+    };
+    let before = privileges();
+    assert!(before.contains("NoNewPrivs:\t1"), "{before}");
+    // The same settings, where they are read.
+    edit(&host, &name, loose);
+    assert!(privileges().contains("NoNewPrivs:\t0"));
+}
+
+// No CVE: a word that ended, or changed, the line of a unit that it was written to.
+
+/// What systemd itself takes a unit for, as its `--test` tells whoever is not root.
+fn as_systemd_reads(host: &Host, unit: &str, lines: &str) -> String {
+    let script = format!(
+        "mkdir -p -m 755 /run/read && cp -- {unit} /run/read && chmod 644 /run/read/* && cd / &&
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups env -i SYSTEMD_UNIT_PATH=/run/read: \
+            /lib/systemd/systemd --test --system --unit=\"$(basename {unit})\" 2>/dev/null |
+        sed -n \"/-> Unit $(basename {unit}):/,/-> Unit .*_sandbox.target/p\" | grep -aE '{lines}' | sed 's/^\\s*//'"
+    );
+    host.bash(&script).text()
+}
+
+#[test]
+fn what_systemd_reads_of_a_unit_is_what_was_written() {
+    if !Path::new("/lib/systemd/systemd").exists() {
+        return skip("systemd is not installed");
+    }
+    let host = Host::small();
+    let name = host.name("a");
+    let place = host.path("tmp/a b %h $x; y").display().to_string();
+    fs::create_dir(&place).expect("a directory");
+    host.unit("odd@.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    host.run(["virt-sandbox-service", "create", "-p", &place, "-u", r"odd@b\x2dc.service", &name], "").ok();
+    let unit = host.path("units").join(format!("{name}_sandbox.service")).display().to_string();
+    let lines = as_systemd_reads(&host, &unit, "RequiresMountsFor: .*a b|Command Line: .*reload");
+    assert!(lines.contains(&format!("RequiresMountsFor: {place} (origin-file)")), "{lines}");
+    assert!(lines.contains(r#"virt-sandbox-service reload -u "odd@b\\x2dc.service" "#), "{lines}");
+    // Words that are not written as a unit wants them are others.
+    host.bash(&format!(
+        "printf '[Unit]\nRequiresMountsFor=%s\n[Service]\nExecStart=/bin/true\n' '{place}' >naive.service"
+    ))
+    .ok();
+    let naive = as_systemd_reads(&host, "naive.service", "RequiresMountsFor: ");
+    assert!(!naive.is_empty() && !naive.contains(&format!("{place} ")), "{naive}");
+    for bad in ["a\nExecStart=/bin/x", "a\\", "a\"", "a'"] {
+        let place = host.path("tmp").join(bad).display().to_string();
+        fs::create_dir_all(&place).expect("a directory");
+        let before = host.snapshot();
+        let refused =
+            host.run(["virt-sandbox-service", "create", "-p", &place, &host.name("b"), "--", "/bin/true"], "");
+        assert!(refused.code == 1 && refused.stderr.lines().count() == 1, "{refused}");
+        host.assert_as(&before, bad);
+    }
+}
+
+// CVE-2019-5736: the container wrote to the program that the host had started it with.
+
+#[test]
+fn a_holders_program_cannot_be_written_and_it_is_small() {
+    let host = Host::small();
+    let name = host.name("a");
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    // A program of its own: one that runs elsewhere too could not be written anyway.
+    fs::copy(support::binaries().join("sbx-ns"), host.path("bin/sbx-ns")).expect("a program");
+    let definition = host.path("config").join(format!("{name}.json")).display().to_string();
+    let start = "sbx-cg create | sbx-ns create | sbx-fs mount | sbx-exec boot >/dev/null 2>&1";
+    host.bash(&format!("<{definition} {start}")).ok();
+    let write = |pid: &str, end: &str| format!("exec 9</proc/{pid}/exe && {end}; echo x >>/proc/self/fd/9");
+    // Whoever has it open can write to a program that has ended.
+    let other = "cp /usr/bin/sleep . && { ./sleep 1000 & until [ /proc/$!/exe -ef sleep ]; do :; done; }";
+    host.bash(&format!("{other}; {}", write("$!", "kill $!; wait $!"))).ok();
+    let holder = holder(&host, &name);
+    let share = format!("sed -nE 's/^Pss:\\s*([0-9]+) kB/\\1/p' /proc/{holder}/smaps_rollup");
+    let kilobytes: u32 = host.bash(&share).ok().text().parse().expect("a number");
+    assert!(kilobytes < 1024, "{kilobytes} KiB");
+    let written = host.bash(&write(&holder, &format!("sbx-ns remove {name}"))).assert_code(1);
+    assert!(written.stderr.contains("Read-only file system"), "{written}");
+}
+
+#[test]
+fn a_program_that_enters_a_container_cannot_be_written_there() {
+    let host = Host::small();
+    let name = host.name("a");
+    // Root inside is the owner of the host's programs.
+    host.service(&format!("create --userns host {name} -- /bin/sleep 1000")).ok();
+    host.service(&format!("start {name}")).ok();
+    let interpreters = "printf '#!/proc/self/exe\\n' >/root/naive; printf '#!/proc/self/exe run\\n' >/root/ours";
+    host.inside(&name, &format!("{interpreters}; chmod 0755 /root/naive /root/ours")).ok();
+    // Programs of their own: those that run elsewhere too could not be written anyway.
+    fs::copy("/usr/bin/nsenter", host.path("tmp/enter")).expect("a program");
+    fs::copy(support::binaries().join("sbx-exec"), host.path("bin/sbx-exec")).expect("a program");
+    let inside = format!("nsenter --target {} --mount --pid", holder(&host, &name));
+    let attack = |script: &str| {
+        let find = format!("until pid=$(grep -lx {script} /proc/[0-9]*/comm | cut -d / -f 3) && [ $pid ]; do :; done");
+        let busy = r#"case $said in *"file busy") ;; *) echo "$said" >&2; exit 1 ;; esac"#;
+        let write = format!("until said=$({{ echo x >>/proc/self/fd/9; }} 2>&1); do {busy}; done");
+        format!("{inside} bash -c '{find}; exec 9</proc/$pid/exe; kill -9 $pid; {write}'")
+    };
+    host.bash(&format!("./{} /root/naive & {}", inside.replace("nsenter", "enter"), attack("naive"))).ok();
+    let ours = format!("sleep 1000 | virt-sandbox-service execute {name} -- /root/ours & {}", attack("ours"));
+    let written = host.bash(&format!("trap 'kill $(jobs -p)' EXIT; set -m; {ours}")).assert_code(1);
+    assert!(written.stderr.contains("Read-only file system"), "{written}");
+}
+
+// No CVE: what we have found ourselves.
 
 #[test]
 fn a_signal_to_its_group_does_not_leave_the_container() {

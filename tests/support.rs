@@ -48,7 +48,7 @@ pub struct Host {
     pid: u32,
     dir: PathBuf,
     prefix: String,
-    /// Whose the users of its containers are, where nothing else is asked for.
+    /// Whose the users of its containers are, where a test asks for nothing: the default if it is none.
     users: Option<String>,
 }
 
@@ -92,9 +92,7 @@ impl Host {
     }
 
     /// Directories of its root become its own, over the machine's: what is changed in them goes with it.
-    pub fn with_own(mut self, directories: &[&str]) -> Self {
-        // An overlay, as which a host has its own /usr here, cannot have other ids.
-        self.users.take_if(|_| directories.contains(&"usr"));
+    pub fn with_own(self, directories: &[&str]) -> Self {
         let script = "mkdir $0/over && mount -t tmpfs tmpfs $0/over && for d; do
             mkdir $0/over/$d $0/over/$d.work &&
             mount -t overlay overlay -o lowerdir=/$d,upperdir=$0/over/$d,workdir=$0/over/$d.work /$d || exit; done";
@@ -180,9 +178,7 @@ impl Host {
     /// `virt-sandbox-service`, with a line of words.
     pub fn service(&self, line: &str) -> Outcome {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
-        // An overlay cannot have other ids.
-        let can_have = verb == "create" && ["--userns", "overlay"].iter().all(|word| !rest.contains(word));
-        let users = self.users.as_deref().filter(|_| can_have);
+        let users = self.users.as_deref().filter(|_| verb == "create" && !rest.contains("--userns"));
         let users = users.into_iter().flat_map(|users| ["--userns", users]);
         let words = ["virt-sandbox-service", verb].into_iter().chain(users).chain(rest.split_whitespace());
         self.run(words, "")
@@ -392,7 +388,7 @@ pub fn run(mut command: Command, stdin: impl Into<Vec<u8>>) -> Outcome {
     Outcome { command: shown, code, stdout: output.stdout, stderr: String::from_utf8_lossy(&output.stderr).into() }
 }
 
-/// `SBX_TEST_USERNS=auto`: containers have user namespaces, where a test does not say that they have none.
+/// `SBX_TEST_USERNS=host`: containers have the host's users, where a test does not say that they have others.
 fn users() -> Option<String> {
     env::var("SBX_TEST_USERNS").ok().filter(|users| !users.is_empty())
 }

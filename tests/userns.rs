@@ -3,7 +3,18 @@
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use support::Host;
+use support::{Host, skip};
+
+/// Whether the store, a tmpfs, can have other ids.
+fn can_map() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let numbers: Vec<u32> = release.split(['.', '-']).map_while(|number| number.parse().ok()).take(2).collect();
+    let can = numbers.as_slice() >= &[6, 3];
+    if !can {
+        skip("a tmpfs can map ids since Linux 6.3");
+    }
+    can
+}
 
 /// A running container of one command, with a user namespace or without.
 fn running(host: &Host, name: &str, users: &str) -> String {
@@ -34,6 +45,9 @@ fn first(host: &Host, name: &str) -> u32 {
 
 #[test]
 fn root_inside_is_nobody_outside_and_in_another_container() {
+    if !can_map() {
+        return;
+    }
     let host = Host::new();
     let names = ["a", "b"].map(|name| running(&host, name, "auto"));
     let [one, other] = [0, 1].map(|index| first(&host, &names[index]));
@@ -72,6 +86,9 @@ fn root_inside_is_nobody_outside_and_in_another_container() {
 
 #[test]
 fn files_keep_their_owners_on_disk_and_have_them_inside() {
+    if !can_map() {
+        return;
+    }
     let host = Host::new();
     let name = host.name("a");
     let shared = host.path("tmp/shared");
@@ -116,6 +133,9 @@ fn files_keep_their_owners_on_disk_and_have_them_inside() {
 
 #[test]
 fn no_user_namespace_is_made_inside_whatever_the_profile() {
+    if !can_map() {
+        return;
+    }
     let host = Host::new();
     let name = host.name("a");
     host.bash("unshare --user true").ok();
@@ -228,6 +248,9 @@ fn what_cannot_have_other_ids_is_refused_and_leaves_nothing() {
 
 #[test]
 fn a_clone_and_an_import_claim_anew_and_an_image_can_have_other_ids() {
+    if !can_map() {
+        return;
+    }
     let host = Host::new();
     let [name, clone, copy] = ["a", "b", "c"].map(|name| host.name(name));
     host.service(&format!("create --userns auto -i 64M {name} -- /bin/sleep 1000")).ok();
@@ -241,5 +264,32 @@ fn a_clone_and_an_import_claim_anew_and_an_image_can_have_other_ids() {
     for other in [&clone, &copy] {
         host.service(&format!("start {other}")).ok();
         assert_eq!(host.inside(other, "stat -c %u /var/x").ok().text(), "33");
+    }
+}
+
+#[test]
+fn users_are_the_hosts_where_something_shared_cannot_have_other_ids_and_that_is_said() {
+    let host = Host::new();
+    let users = |options: &str| {
+        let name = host.name("a");
+        let created = host.service(&format!("create {options} {name} -- /bin/true"));
+        let said = created.stderr.trim_end().to_owned();
+        created.ok();
+        let file = host.path("config").join(format!("{name}.json"));
+        let doc: serde_json::Value = serde_json::from_slice(&fs::read(file).expect("a definition")).expect("JSON");
+        host.service(&format!("delete {name}")).ok();
+        let kinds = doc["linux"]["namespaces"].as_array().expect("namespaces").iter().map(|one| one["type"].clone());
+        (kinds.filter(|kind| kind == "user").count() == 1, said.replace(&name, "NAME"))
+    };
+    let other = "has the users of the host";
+    let cannot = "cannot have the ids of a user namespace";
+    assert_eq!(users("--store overlay"), (false, format!("NAME {other}: sbx.store: an overlay {cannot}")));
+    // A procfs, as some network file systems.
+    let said = format!("NAME {other}: /proc/fs: its file system, or one that is mounted below it, {cannot}");
+    assert_eq!(users("-m host-bind:/srv/x=/proc/fs,ro"), (false, said));
+    assert_eq!(users("--userns host"), (false, String::new()));
+    if can_map() {
+        assert_eq!(users(""), (true, String::new()));
+        assert_eq!(users("-m host-bind:/srv/x=/etc,ro"), (true, String::new()));
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use lexopt::Parser;
 use sbx::process::Live;
 use sbx::tool::{self, Argument, Filter, Status, Tool};
-use sbx::{Document, host, sys};
+use sbx::{Document, host, program, sys};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
@@ -63,6 +63,7 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
 }
 
 fn run_command(options: &mut Parser) -> Result<()> {
+    program::shield()?;
     let mut source = Source::default();
     let mut command: Vec<OsString> = Vec::new();
     while let Some(arg) = tool::next(options)? {
@@ -79,6 +80,7 @@ fn run_command(options: &mut Parser) -> Result<()> {
 }
 
 fn boot_init(options: &mut Parser) -> Result<()> {
+    program::shield()?;
     let mut source = Source::default();
     let mut timeout = Seconds::DEFAULT;
     let mut wait = false;

@@ -12,7 +12,7 @@ mod verify;
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use file_system::FileSystem;
 use nix::sched::CloneFlags;
-use plan::{Bind, Host, Image, Mount, Plan, ReadOnly, Source};
+use plan::{Attributes, Bind, Host, Image, Mount, Plan, ReadOnly, Source};
 use root::Root;
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, makedev, openat2};
 use rustix::io::Errno;
@@ -23,6 +23,7 @@ use sbx::{Document, host, namespace, storage, sys};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 /// Mounts what the document asks for, and makes it the root of the container.
 pub fn mount(doc: &Document, act: bool) -> Result<()> {
@@ -119,6 +120,18 @@ fn bind(source: &Bind, resolve: ResolveFlags) -> Result<OwnedFd> {
     sys::mount_setattr(&tree, true, 0, 0, nix::libc::MS_PRIVATE).context("cannot make it private")?;
     source.attributes.apply(&tree)?;
     Ok(tree)
+}
+
+/// Those of the host's directories whose mounts cannot have the ids of a user namespace, and why. It is tried: only the
+/// file systems know.
+pub fn without_ids(directories: &[PathBuf]) -> Result<Vec<(PathBuf, Error)>> {
+    let users = namespace::unused_users(&Procfs::open()?)?;
+    let refused = directories.iter().filter_map(|path| {
+        let source = Bind { path: path.clone(), recursive: true, device: None, attributes: Attributes::default() };
+        let tree = bind(&source, ResolveFlags::empty()).and_then(|tree| with_ids(tree, Some(&users)));
+        tree.err().map(|error| (path.clone(), error))
+    });
+    Ok(refused.collect())
 }
 
 /// The mount with the ids of a user namespace, if there is one.

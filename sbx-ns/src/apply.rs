@@ -7,12 +7,11 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{chdir, execveat, pipe2, sethostname};
-use rustix::mount::{OpenTreeFlags, open_tree};
 use sbx::cgroup::{Cgroups, Entry};
 use sbx::ids::Ids;
 use sbx::process::{Live, Recorded};
 use sbx::procfs::Procfs;
-use sbx::{Document, Name, namespace, store, sys, tool};
+use sbx::{Document, Name, namespace, program, store, sys, tool};
 use serde_json::json;
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -50,7 +49,7 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
         joined: plan.joined.iter().map(open_namespace).collect::<Result<_>>()?,
         procfs: Procfs::open()?,
         cgroup: Entry::open(&cgroups.payload)?,
-        program: read_only_program()?,
+        program: program::read_only()?,
         plan,
         listener: listen(&name)?,
     };
@@ -228,13 +227,4 @@ fn keep(name: &Name, doc: &Document) -> Result<()> {
 fn open_namespace((flag, path): &(CloneFlags, std::path::PathBuf)) -> Result<(CloneFlags, OwnedFd)> {
     let file = File::open(path).with_context(|| format!("cannot open the namespace {}", path.display()))?;
     Ok((*flag, file.into()))
-}
-
-/// This program on a read-only mount of its own: through the holder's /proc/PID/exe nobody can write to it, whatever
-/// rights they have inside (CVE-2019-5736).
-fn read_only_program() -> Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let program = open_tree(rustix::fs::CWD, "/proc/self/exe", flags).context("cannot open sbx-ns itself")?;
-    sys::mount_setattr(&program, false, nix::libc::MOUNT_ATTR_RDONLY, 0, 0).context("cannot make sbx-ns read-only")?;
-    Ok(program)
 }

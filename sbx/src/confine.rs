@@ -4,6 +4,7 @@
 //! The order matters, and each step says why it stands where it does. Before it the caller has entered the cgroup and
 //! the namespaces; each step then takes away something that an earlier one still needed.
 
+use crate::procfs::Procfs;
 use crate::sys::{self, Child};
 use crate::tool::Status;
 use crate::{Document, ids, label, namespace, passwd, seccomp};
@@ -201,7 +202,8 @@ impl Confinement {
             setrlimit(*resource, *soft, *hard).with_context(|| format!("cannot set {resource:?} to {soft}:{hard}"))?;
         }
         if let Some(score) = self.oom_score_adj {
-            std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            Procfs::open()?
+                .write_self("oom_score_adj", score.to_string().as_bytes())
                 .with_context(|| format!("cannot set the OOM score to {score}"))?;
         }
         umask(Mode::from_bits_truncate(self.user.umask.unwrap_or(0o022)));

@@ -21,6 +21,7 @@ pub mod namespace;
 pub mod passwd;
 pub mod process;
 pub mod procfs;
+pub mod program;
 pub mod seccomp;
 pub mod size;
 pub mod storage;

@@ -4,6 +4,7 @@ use crate::Document;
 use crate::ids::Ids;
 use crate::process::Live;
 use crate::procfs::Procfs;
+use crate::sys;
 use anyhow::{Context, Result, ensure};
 use caps::CapSet;
 use nix::sched::{CloneFlags, setns};
@@ -11,6 +12,7 @@ use nix::sys::prctl::set_dumpable;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid, setgroups, setresgid, setresuid};
 use serde::Deserialize;
 use std::fs;
+use std::io::{Read, pipe};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -98,6 +100,24 @@ pub fn users(holder: &Live, procfs: &Procfs) -> Result<OwnedFd> {
     // Opened while the holder lived: by now the pid may be another's, but then it was its own.
     ensure!(!holder.has_ended()?, "process {} has ended", holder.pid);
     Ok(users)
+}
+
+/// A user namespace that nobody is in, to try by whether mounts can have its ids.
+pub fn unused_users(procfs: &Procfs) -> Result<OwnedFd> {
+    let failed = "cannot make a user namespace";
+    let (mut wait, end) = pipe().context(failed)?;
+    let Some(child) = sys::clone3(CloneFlags::CLONE_NEWUSER.bits(), None).context(failed)? else {
+        drop(end);
+        // Until its maker has what it wants, or is gone.
+        let _ = wait.read(&mut [0]);
+        sys::exit(0);
+    };
+    let map = |file: &str| procfs.write(format!("{}/{file}", child.pid), Ids::map(u32::from(u16::MAX), 1).as_bytes());
+    let made =
+        map("uid_map").and_then(|()| map("gid_map")).and_then(|()| procfs.follow(&format!("{}/ns/user", child.pid)));
+    drop(end);
+    child.wait()?;
+    made.context(failed)
 }
 
 /// Becomes root of the user namespace that this process has just entered, where its ids are nobody's, and stays out of

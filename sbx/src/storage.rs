@@ -83,13 +83,17 @@ impl Storage {
             Self::Image { .. } => None,
         }
     }
+
+    /// Refuses what cannot have the ids of a user namespace: the kernel maps those of no overlay.
+    pub fn can_map_ids(self) -> Result<()> {
+        ensure!(self != Self::Overlay, "an overlay cannot have the ids of a user namespace");
+        Ok(())
+    }
 }
 
-/// Refuses a document whose tree cannot have the ids of its user namespace: the kernel maps those of no overlay.
+/// Refuses a document whose tree cannot have the ids of its user namespace.
 pub fn check_ids(doc: &Document) -> Result<()> {
-    let is_overlay = Storage::of(doc)? == Storage::Overlay;
-    ensure!(!is_overlay || !ids::has_namespace(doc)?, "sbx.store: an overlay cannot have the ids of a user namespace");
-    Ok(())
+    if ids::has_namespace(doc)? { Storage::of(doc)?.can_map_ids().context("sbx.store") } else { Ok(()) }
 }
 
 /// The label that a new file of a document's tree gets, if SELinux is on.

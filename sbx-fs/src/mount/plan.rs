@@ -449,4 +449,27 @@ mod tests {
         assert_eq!(labels(Host { selinux: true, ..HYBRID }), [false, true]);
         assert_eq!(labels(HYBRID), [false, false]);
     }
+
+    #[test]
+    fn a_memory_file_system_is_of_the_container_s_own_root_and_its_ids_are_those_inside() {
+        let ids = r#"[{"containerID":0,"hostID":600000,"size":65536}]"#;
+        let text = |mounts: &str| {
+            let linux = format!(r#""namespaces":[{{"type":"user"}}],"uidMappings":{ids},"gidMappings":{ids}"#);
+            format!(r#"{{"root":{{"path":"/r"}},"linux":{{{linux}}},"mounts":[{mounts}]}}"#)
+        };
+        let mounts = r#"{"destination":"/run","type":"tmpfs"},{"destination":"/dev/pts","type":"devpts","options":["gid=5"]},
+            {"destination":"/x","type":"tmpfs","options":["uid=33","mode=700"]},{"destination":"/proc","type":"proc"}"#;
+        let plan_of = |text: &str| plan(text, &HYBRID);
+        let mounts: Vec<String> =
+            plan_of(&text(mounts)).expect("plan").mounts.iter().map(|mount| format!("{:?}", mount.source)).collect();
+        for (mount, has) in mounts.iter().zip([&["600000"; 2][..], &["600005"], &["600033", "600000"], &[]]) {
+            assert!(has.iter().all(|id| mount.contains(id)), "{mount}");
+            assert_eq!(mount.matches("6000").count(), has.len(), "{mount}");
+        }
+        let beyond = r#"{"destination":"/x","type":"tmpfs","options":["gid=65536"]}"#;
+        let error = format!("{:#}", plan_of(&text(beyond)).expect_err(beyond));
+        assert!(error.contains("gid=65536 is not an id inside"), "{error}");
+        let overlay = text("").replacen('{', r#"{"sbx":{"name":"a","store":{"kind":"overlay"}},"#, 1);
+        assert!(plan_of(&overlay).is_err());
+    }
 }

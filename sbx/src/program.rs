@@ -1,0 +1,48 @@
+//! The program that a process runs, as those see it who are inside with it.
+//!
+//! Whoever has a file open whose execution has ended can write to it, and `/proc/PID/exe` opens it, also for those for
+//! whom it lies in no directory. So what is in a container's PID namespace runs from a mount that cannot be written
+//! through (CVE-2019-5736).
+
+use anyhow::{Context, Result};
+use nix::fcntl::AtFlags;
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::execveat;
+use rustix::mount::{OpenTreeFlags, open_tree};
+use std::env;
+use std::ffi::{CString, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+
+/// Where a process finds what it runs itself (proc(5)).
+const SELF: &str = "/proc/self/exe";
+
+/// The program of this process, on a read-only mount of its own that is attached nowhere (open_tree(2), Linux 5.2).
+pub fn read_only() -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let program = open_tree(rustix::fs::CWD, SELF, flags).context("cannot open the program itself")?;
+    crate::sys::mount_setattr(&program, false, nix::libc::MOUNT_ATTR_RDONLY, 0, 0)
+        .context("cannot make the program itself read-only")?;
+    Ok(program)
+}
+
+/// Executes the program again, with the same arguments and environment, so that it runs from such a mount. Before anything
+/// else is done: the second time it begins anew.
+pub fn shield() -> Result<()> {
+    let mount = statvfs(SELF).context("cannot find the program itself")?;
+    if mount.flags().contains(FsFlags::ST_RDONLY) {
+        return Ok(());
+    }
+    let strings = |strings: &mut dyn Iterator<Item = OsString>| {
+        strings.map(|string| CString::new(string.into_vec())).collect::<Result<Vec<_>, _>>().context("a NUL")
+    };
+    let arguments = strings(&mut env::args_os())?;
+    let environment = strings(&mut env::vars_os().map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        name
+    }))?;
+    execveat(read_only()?, c"", &arguments, &environment, AtFlags::AT_EMPTY_PATH)
+        .map(|never| match never {})
+        .context("cannot execute the program itself again")
+}
