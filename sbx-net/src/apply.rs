@@ -33,6 +33,7 @@ pub fn up(doc: &Document, act: bool) -> Result<()> {
     for interface in network.interfaces.iter().filter(|interface| !interface.is_ours()) {
         source(&host, interface)?;
     }
+    ports::check(&name, &network.publish, &live(&[&name])?)?;
     if !act || own.is_none() {
         return Ok(());
     }
