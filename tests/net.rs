@@ -16,6 +16,10 @@ fn begin(host: &Host, name: &str, options: &str) -> Outcome {
     ))
 }
 
+/// What of the kernel's is changed, beside links.
+const SETTINGS: &str =
+    "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/*/{forwarding,accept_ra}; nft list ruleset";
+
 /// The pid of a container's holder.
 fn holder(host: &Host, name: &str) -> i64 {
     host.line(&format!("sbx-ns show {name}")).ok().json()["sbx"]["state"]["holder"]["pid"].as_i64().expect("a pid")
@@ -123,24 +127,23 @@ fn two_apaches_are_reached_by_address_and_port_and_do_not_reach_each_other_until
 fn up_and_remove_are_done_once_and_leave_nothing_on_any_way() {
     let host = Host::new();
     let name = host.name("a");
-    let settings = "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding; nft list ruleset";
-    let (before, set) = (host.snapshot(), host.bash(settings).ok().text());
+    let (before, set) = (host.snapshot(), host.bash(SETTINGS).ok().text());
     begin(&host, &name, "--network dhcp --publish 8080:80").ok();
-    assert_ne!(host.bash(settings).ok().text(), set);
+    assert_ne!(host.bash(SETTINGS).ok().text(), set);
     let once = host.bash("ip address; nft list ruleset").ok().text();
     host.bash(&format!("sbx-ns show {name} | sbx-net up")).ok();
     assert_eq!(host.bash("ip address; nft list ruleset").ok().text(), once, "up twice");
     end(&host, &name);
     end(&host, &name);
     host.assert_as(&before, "remove");
-    assert_eq!(host.bash(settings).ok().text(), set);
+    assert_eq!(host.bash(SETTINGS).ok().text(), set);
 
     // Its holder is killed, and the machine's links go with it; the rest is found.
     begin(&host, &name, "--network dhcp").ok();
     host.bash(&format!("kill -KILL {}", holder(&host, &name))).ok();
     end(&host, &name);
     host.assert_as(&before, "kill");
-    assert_eq!(host.bash(settings).ok().text(), set);
+    assert_eq!(host.bash(SETTINGS).ok().text(), set);
 
     // After a start of the machine there are neither links nor what was kept for its last one.
     begin(&host, &name, "--network dhcp").ok();
@@ -159,25 +162,28 @@ fn up_and_remove_are_done_once_and_leave_nothing_on_any_way() {
 }
 
 #[test]
-fn up_that_is_killed_at_any_call_is_taken_back_by_remove() {
+fn up_and_remove_that_are_killed_at_any_call_are_taken_back_by_remove() {
     let host = Host::new();
     let name = host.name("a");
-    let before = host.snapshot();
+    let (before, set) = (host.snapshot(), host.bash(SETTINGS).ok().text());
+    let killed = |call: &str, number: usize, what: &str| {
+        format!("strace -qq -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={number} {what}")
+    };
     let document =
         format!("sbx-unit command --name {name} -- {IDLE} | sbx-ns plan | sbx-net plan --network dhcp | sbx-ns create");
-    for call in ["sendto", "rename", "execve", "write", "setns", "symlink"] {
+    let remove = format!("sbx-net remove --addresses {name}");
+    for call in ["sendto", "rename", "execve", "write", "setns", "symlink", "mkdir", "unlink", "rmdir"] {
         for number in 1.. {
-            let kill = format!(
-                "strace -qq -o /dev/null -e trace={call} -e inject={call}:signal=KILL:when={number} sbx-net up"
-            );
-            let outcome = host.bash(&format!("{document} | {kill} >/dev/null"));
+            let up = host.bash(&format!("{document} | {} >/dev/null", killed(call, number, "sbx-net up")));
+            let undo = host.bash(&killed(call, number, &remove));
             end(&host, &name);
             host.assert_as(&before, &format!("kill at {call} {number}"));
-            if outcome.code == 0 {
+            if (up.code, undo.code) == (0, 0) {
                 break;
             }
         }
     }
+    assert_eq!(host.bash(SETTINGS).ok().text(), set);
 }
 
 #[test]
@@ -335,6 +341,50 @@ fn a_busy_port_names_its_holder_and_nothing_is_left() {
 }
 
 #[test]
+fn set_changes_who_may_connect_at_once_or_nothing() {
+    let host = Host::new();
+    neighbour(&host);
+    let [first, second] = ["first", "second"].map(|name| host.name(name));
+    for (name, port) in [(&first, 8080), (&second, 8081)] {
+        host.service(&format!("create -N dhcp --publish {port}:80 {name} -- {IDLE}")).ok();
+        host.service(&format!("start {name}")).ok();
+    }
+    serve(&host, &first, 80);
+    let lan = |port: u16| host.bash(&format!("ip netns exec lan {ASK}192.0.2.1:{port} </dev/null")).text();
+    assert_eq!((lan(8080), lan(8082)), ("192.0.2.2".into(), String::new()));
+    host.service(&format!("set --publish 8082:80 {first}")).ok();
+    assert_eq!((lan(8080), lan(8082)), (String::new(), "192.0.2.2".into()));
+    let definition = || fs::read(host.path("config").join(format!("{first}.json"))).expect("a definition");
+    let rules = || host.line("nft list ruleset").ok().text().replace(|c: char| c.is_ascii_digit(), "");
+    let before = (definition(), rules());
+    let refused = host.service(&format!("set --publish 8081:80 --egress none {first}"));
+    refused.assert_failure(1, "sbx-net", &["port 8081/tcp", &second]);
+    assert_eq!((definition(), rules()), before);
+}
+
+#[test]
+fn a_clone_is_connected_alike_and_has_ports_and_addresses_of_its_own() {
+    let host = Host::new();
+    let names = ["first", "second", "third"].map(|name| host.name(name));
+    let [first, second, third] = &names;
+    host.service(&format!("create -N dhcp,mac=02:00:00:00:00:07 --publish 8080:80 --egress none {first} -- {IDLE}"))
+        .ok();
+    host.service(&format!("clone -N source=default,address=10.83.0.3/16 --publish 8081:80 {first} {second}")).ok();
+    host.service(&format!("clone {second} {third}")).ok();
+    for name in &names {
+        host.service(&format!("start {name}")).ok();
+    }
+    let shown = names.each_ref().map(|name| host.line(&format!("sbx-net show {name}")).ok().json());
+    assert!(shown.iter().all(|network| network["egress"] == "none"), "{shown:?}");
+    let ports = shown.each_ref().map(|network| network["publish"][0]["host"].as_i64());
+    assert_eq!(ports, [Some(8080), Some(8081), None]);
+    let of = |key: &str| shown.each_ref().map(|network| network["interfaces"][0][key].to_string());
+    assert!(of("mac")[0] == "\"02:00:00:00:00:07\"" && of("mac")[1..].iter().all(|mac| *mac != of("mac")[0]));
+    assert_eq!(of("addresses")[1], "[\"10.83.0.3/16\"]");
+    assert_ne!(of("addresses")[2], of("addresses")[1]);
+}
+
+#[test]
 fn an_address_that_was_asked_for_is_nobody_elses() {
     let host = Host::new();
     let [first, second] = ["first", "second"].map(|name| host.name(name));
@@ -411,6 +461,16 @@ fn a_container_joins_anothers_network_or_has_the_hosts() {
     begin(&host, &third, "--network host").ok();
     let of = format!("readlink /proc/{}/ns/net", holder(&host, &third));
     assert_eq!(host.line(&of).ok().text(), host.line("readlink /proc/self/ns/net").ok().text());
+    // So has one of a service, with a file system that shows it.
+    for (network, expected) in [(format!("container={first}"), "eth0\nlo"), ("host".into(), "lo\nsbx0")] {
+        let name = host.name("joined");
+        host.service(&format!("create -N {network} {name} -- {IDLE}")).ok();
+        host.service(&format!("start {name}")).ok();
+        let links = host.inside(&name, "ls /sys/class/net").ok().text();
+        assert!(links.starts_with(expected), "{network}: {links}");
+        host.service(&format!("stop {name}")).ok();
+        host.service(&format!("delete {name}")).ok();
+    }
 }
 
 #[test]
