@@ -92,7 +92,7 @@ fn two_apaches_are_reached_by_address_and_port_and_do_not_reach_each_other_until
     let fetch =
         |from: &str| format!("exec 3<>/dev/tcp/{from} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && tail -n 1 <&3");
     for (name, port) in names.iter().zip([8081, 8082]) {
-        let gateway = host.bash("ip -4 -br address show sbx0 | grep -o '[0-9.]*/' | tr -d /").ok().text();
+        let gateway = gateway(&host);
         for from in [format!("{}/80", address(&host, name)), format!("127.0.0.1/{port}"), format!("{gateway}/{port}")] {
             assert_eq!(host.bash(&fetch(&from)).ok().text(), *name, "{from}");
         }
@@ -127,6 +127,8 @@ fn two_apaches_are_reached_by_address_and_port_and_do_not_reach_each_other_until
 fn up_and_remove_are_done_once_and_leave_nothing_on_any_way() {
     let host = Host::new();
     let name = host.name("a");
+    // Rules of others, which stay.
+    host.bash("nft add table inet other; nft add chain inet other input '{ type filter hook input priority 0; }'").ok();
     let (before, set) = (host.snapshot(), host.bash(SETTINGS).ok().text());
     begin(&host, &name, "--network dhcp --publish 8080:80").ok();
     assert_ne!(host.bash(SETTINGS).ok().text(), set);
@@ -211,41 +213,47 @@ fn names_that_begin_alike_are_up_together() {
 }
 
 #[test]
-fn what_claims_to_be_from_another_address_is_dropped_and_counted() {
+fn what_is_sent_by_a_lie_is_dropped_and_counted() {
     let host = Host::new();
+    host.bash("ip link set lo up; for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$file; done").ok();
     let [liar, other] = ["liar", "other"].map(|name| host.name(name));
-    for name in [&liar, &other] {
-        begin(&host, name, "--network dhcp").ok();
-    }
-    let [gateway, theirs] =
-        [host.bash("ip -4 -br address show sbx0 | grep -o '[0-9.]*/' | tr -d /").ok().text(), address(&host, &other)];
-    let receive = "timeout 1 socat -u UDP4-RECV:999 - | head -c 4";
-    let heard = |send: &str| {
+    begin(&host, &other, "--network dhcp").ok();
+    let (gateway, theirs) = (gateway(&host), address(&host, &other));
+    let heard = |to: &str| {
         let script = format!(
-            "{receive} & sleep 0.2; nsenter --target {} --net -- bash -c \"{send}\"; wait",
+            "timeout 1 socat -u UDP4-RECV:999 - | head -c 4 & until ss -Hlun sport = :999 | grep -q .; do sleep 0.02; done
+             echo hear | nsenter --target {} --net -- socat -u - UDP4-SENDTO:{to}; wait",
             holder(&host, &liar)
         );
         host.bash(&script).text()
     };
-    let say = format!("echo hear | socat -u - UDP4-SENDTO:{gateway}:999");
-    let lie =
-        format!("ip address add {theirs}/32 dev eth0; echo hear | socat -u - UDP4-SENDTO:{gateway}:999,bind={theirs}");
-    let masked = format!(
-        "ip link set eth0 address 02:00:00:00:00:99; ip neighbour replace {gateway} lladdr $(cat /tmp/none 2>/dev/null || ip neighbour show {gateway} | grep -o '..:..:..:..:..:..') dev eth0 nud permanent; {say}"
+    let honest = format!("{gateway}:999");
+    // The last is CVE-2020-8558: the host's own services, where a port is published to its loopback.
+    let loopback = format!(
+        "ip address flush dev lo; echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet;
+         ip route add 127.0.0.1 via {gateway} dev eth0 onlink"
     );
-    assert_eq!(heard(&say), "hear");
-    assert!(counted(&host).is_empty(), "{:?}", counted(&host));
-    assert_eq!(heard(&lie), "");
-    assert_eq!(counted(&host), [format!("guard-{liar}")]);
-    assert_eq!(heard(&masked), "");
-    assert_eq!(counted(&host).len(), 2);
-    let loopback = "ip route add 127.0.0.9/32 dev eth0 table 9; true";
-    within(&host, &liar, loopback).ok();
-    // Without that chain both are heard.
-    host.line(&format!("nft flush chain inet sbx guard-{liar}")).ok();
-    assert_eq!(heard(&masked), "hear");
-    host.bash("for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$file; done").ok();
-    assert_eq!(heard(&lie), "hear");
+    for (prepare, to) in [
+        (format!("ip address add {theirs}/32 dev eth0"), format!("{honest},bind={theirs}")),
+        ("ip link set eth0 address 02:00:00:00:00:99".into(), honest.clone()),
+        (loopback, "127.0.0.1:999".into()),
+    ] {
+        begin(&host, &liar, "--network dhcp --publish 8080:80").ok();
+        host.bash("for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$file; done").ok();
+        assert_eq!(heard(&honest), "hear");
+        assert_eq!(counted(&host), [""; 0]);
+        within(&host, &liar, &prepare).ok();
+        assert_eq!(heard(&to), "", "{prepare}");
+        assert_eq!(counted(&host), [format!("guard-{liar}")], "{prepare}");
+        host.line(&format!("nft flush chain inet sbx guard-{liar}")).ok();
+        assert_eq!(heard(&to), "hear", "without the guard: {prepare}");
+        end(&host, &liar);
+    }
+}
+
+/// The host's address on sbx0.
+fn gateway(host: &Host) -> String {
+    host.bash("ip -4 -br address show sbx0 | grep -o '[0-9.]*/' | tr -d /").ok().text()
 }
 
 /// A machine beside the host, at 192.0.2.2; the host is 192.0.2.1.
@@ -269,7 +277,7 @@ fn a_published_port_tells_who_came_and_leads_from_wherever() {
     let lan = |to: &str| host.bash(&format!("ip netns exec lan {ASK}{to} </dev/null")).text();
     assert_eq!(lan("192.0.2.1:8080"), "192.0.2.2");
     assert_eq!(lan("192.0.2.1:8443"), "192.0.2.2");
-    let gateway = host.bash("ip -4 -br address show sbx0 | grep -o '[0-9.]*/' | tr -d /").ok().text();
+    let gateway = gateway(&host);
     for to in ["127.0.0.1:8080", "192.0.2.1:8080"] {
         let from = if to.starts_with("127") { gateway.as_str() } else { "192.0.2.1" };
         assert_eq!(host.bash(&format!("{ASK}{to} </dev/null")).text(), from, "{to}");
@@ -487,6 +495,20 @@ fn a_host_without_ipv6_or_nft_or_with_something_else_in_the_bridges_place_says_s
     host.line("umount /proc/sys/net/ipv6").ok();
 
     let before = host.snapshot();
+    // A kernel without bridges: each of its answers in turn is that it knows no such thing (EOPNOTSUPP, netlink(7)).
+    let without = |number: usize| {
+        let answer = "24000000020000000000000000000000a1ffffff";
+        let poke =
+            format!("strace -qq -o /dev/null -e inject=recvfrom:poke_exit=@arg2={answer}:when={number} sbx-net up");
+        let planned = format!("sbx-unit command --name {name} -- {IDLE} | sbx-ns plan | sbx-net plan --network dhcp");
+        let outcome = host.bash(&format!("{planned} | sbx-ns create | {poke} >/dev/null"));
+        end(&host, &name);
+        outcome.stderr
+    };
+    // Each is looked at before it is taken.
+    let said: Vec<_> = (2..20).step_by(2).map(without).collect();
+    assert!(said.iter().any(|line| line.contains("cannot make sbx0: this kernel has no bridges")), "{said:?}");
+    host.assert_as(&before, "no bridges");
     host.line("ip link add sbx0 type ifb").ok();
     let refused = begin(&host, &name, "--network dhcp").assert_code(1);
     assert!(refused.stderr.contains("sbx0 is no bridge"), "{refused}");
