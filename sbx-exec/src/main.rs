@@ -9,13 +9,15 @@ mod streams;
 
 use anyhow::{Context, Result, bail};
 use lexopt::Parser;
+use sbx::confine::Command;
 use sbx::process::Live;
-use sbx::tool::{self, Argument, Filter, Status, Tool};
+use sbx::tool::{self, Argument, Filter, Status, Tool, Usage};
 use sbx::{Document, host, program, sys};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ const HELP: &str = "\
 sbx-exec: runs a command in a container, boots its init, stops it
 
 usage: sbx-exec profile [--name NAME]                      document in, document out
-       sbx-exec run [--document FD] [--] [COMMAND [ARG...]]
+       sbx-exec run [OPTION...] [--] [COMMAND [ARG...]]
        sbx-exec boot [--document FD] [--timeout SECONDS] [--wait]
        sbx-exec stop [--document FD] [--timeout SECONDS]
 
@@ -35,6 +37,11 @@ boot     has the container's holder become the document's command (its init for 
          container), and returns when it is ready: when its units are active; if it runs already,
          only tells the service manager (sd_notify)
 stop     sends the stop signal and waits for the container's end; kills it when that takes too long
+
+run:
+  --user USER        who executes it: USER[:GROUP], each a number or a name that the container has
+  --cwd DIRECTORY    where
+  --env NAME=VALUE   a variable of its environment; may be repeated
 
 run, boot and stop end a pipe: they print no document. run, and boot --wait, exit with the status of
 the command, 128+N when signal N ended it, 125 for a failure of their own, 126 when the command
@@ -65,18 +72,31 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
 fn run_command(options: &mut Parser) -> Result<()> {
     program::shield()?;
     let mut source = Source::default();
-    let mut command: Vec<OsString> = Vec::new();
+    let mut command = Command::default();
     while let Some(arg) = tool::next(options)? {
-        match arg {
-            Argument::Operand(program) => {
-                command.push(program);
-                command.extend(options.raw_args()?);
-            }
-            arg => source.take(arg, options)?,
+        match arg.long() {
+            "user" => command.user = Some(tool::value(options)?),
+            "cwd" => command.cwd = Some(directory(options.value()?)?),
+            "env" => command.env.push(options.value()?),
+            _ => match arg {
+                Argument::Operand(program) => {
+                    command.args.push(program);
+                    command.args.extend(options.raw_args()?);
+                }
+                arg => source.take(arg, options)?,
+            },
         }
     }
     let running = source.running()?;
     Err(enter::run(&running, command, None)?.into())
+}
+
+/// An absolute path: there is none inside that another could be relative to.
+fn directory(path: OsString) -> Result<OsString> {
+    if Path::new(&path).is_absolute() {
+        return Ok(path);
+    }
+    Err(Usage(format!("bad directory {path:?}: an absolute path")).into())
 }
 
 fn boot_init(options: &mut Parser) -> Result<()> {
