@@ -56,15 +56,18 @@ declare -gA _sbx_takes=(
     [sbx-unit remove]='NAME'
 
     [sbx-exec]='--help --version'
-    [sbx-exec profile]='--name=NAME'
+    [sbx-exec profile]='--name=NAME --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY FILE'
     [sbx-exec run]='--document=ANY --user=ANY --cwd=ANY --env=ANY'
     [sbx-exec boot]='--document=ANY --timeout=ANY --wait'
     [sbx-exec stop]='--document=ANY --timeout=ANY'
 
     [virt-sandbox-service]='-c=ANY --connect=ANY -h --help --version'
     [virt-sandbox-service create]='-u=UNIT --unitfile=UNIT -C --copy --force -P=ANY --package=ANY --secret=FILE
-        --userns=ANY -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY --root=DIRECTORY -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
-    [virt-sandbox-service clone]='--force --userns=ANY -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help NAME'
+        --userns=ANY --profile=FILE --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY
+        -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY --root=DIRECTORY -p=DIRECTORY --path=DIRECTORY -s=ANY
+        --security=ANY -f=ANY --filetype=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
+    [virt-sandbox-service clone]='--force --userns=ANY --profile=FILE --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY
+        -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help NAME'
     [virt-sandbox-service start]='-h --help NAME'
     [virt-sandbox-service stop]='-h --help NAME'
     [virt-sandbox-service enable]='-h --help NAME'
@@ -77,7 +80,8 @@ declare -gA _sbx_takes=(
     [virt-sandbox-service upgrade]='--dry-run -h --help NAME'
     [virt-sandbox-service diff]='--json -h --help NAME'
     [virt-sandbox-service export]='--force -h --help NAME'
-    [virt-sandbox-service import]='--device --userns=ANY -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY -p=DIRECTORY --path=DIRECTORY
+    [virt-sandbox-service import]='--device --userns=ANY --profile=FILE --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY
+        -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY -p=DIRECTORY --path=DIRECTORY
         -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help'
     [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -i=ANY --imagesize=ANY -h --help NAME'
     [virt-sandbox-service delete]='-h --help NAME'

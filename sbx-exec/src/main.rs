@@ -24,13 +24,15 @@ use std::time::Duration;
 const HELP: &str = "\
 sbx-exec: runs a command in a container, boots its init, stops it
 
-usage: sbx-exec profile [--name NAME]                      document in, document out
+usage: sbx-exec profile [--name NAME] [OPTION...] [default | strict | FILE]
+                                                           document in, document out
        sbx-exec run [OPTION...] [--] [COMMAND [ARG...]]
        sbx-exec boot [--document FD] [--timeout SECONDS] [--wait]
        sbx-exec stop [--document FD] [--timeout SECONDS]
 
-profile  fills in the default confinement, where the document has none: 11 capabilities,
-         no_new_privs, limits, a seccomp allow-list
+profile  fills in the confinement, where the document has none: 11 capabilities, no_new_privs,
+         limits, a seccomp allow-list; with an operand, in the place of what it has: the default;
+         a strict one, without capabilities and with fewer system calls; or that of a JSON file
 run      runs a command in the container of a running document, confined like the container,
          with the caller's standard streams; without a command, the user's login shell
 boot     has the container's holder become the document's command (its init for a unit's
@@ -38,17 +40,20 @@ boot     has the container's holder become the document's command (its init for 
          only tells the service manager (sd_notify)
 stop     sends the stop signal and waits for the container's end; kills it when that takes too long
 
-run:
-  --user USER        who executes it: USER[:GROUP], each a number or a name that the container has
-  --cwd DIRECTORY    where
-  --env NAME=VALUE   a variable of its environment; may be repeated
-
 run, boot and stop end a pipe: they print no document. run, and boot --wait, exit with the status of
 the command, 128+N when signal N ended it, 125 for a failure of their own, 126 when the command
 cannot be executed, 127 when it is not found.
 
   --name NAME        start a document instead of reading one
+  --cap [+|-]NAME    add or drop a capability, or all; the default filter follows; may be repeated
+  --seccomp FILTER   default, unconfined, or a JSON file as OCI runtimes and Docker have it
+  --rlimit TYPE=SOFT[:HARD]
+                     a resource limit, such as nofile=1024:4096; may be repeated
+  --no-new-privs on|off
   --document FD      read the document from this descriptor, so that stdin is the command's
+  --user USER        who executes the command: USER[:GROUP], each a number or a name inside
+  --cwd DIRECTORY    where
+  --env NAME=VALUE   a variable of its environment; may be repeated
   --timeout SECONDS  how long boot (90) and stop (90) wait
   --wait             stay until the command ends; if boot ends first, so does the container
   --help, --version
@@ -60,13 +65,31 @@ fn main() -> ExitCode {
 
 fn run(verb: &str, options: &mut Parser) -> Result<()> {
     match verb {
-        "profile" => Filter::edit().only(options)?.run(|doc, _| profile::fill(doc)),
+        "profile" => fill_in(options),
         // The command's own status may be anything from 0 on: whatever is not the command's is 125.
         "run" => run_command(options).map_err(|error| Status::own(error).into()),
         "boot" => boot_init(options),
         "stop" => stop_container(options),
         _ => Err(tool::no_verb(verb)),
     }
+}
+
+fn fill_in(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::edit();
+    let mut wish = profile::Wish::default();
+    while let Some(arg) = tool::next(options)? {
+        match arg {
+            Argument::Operand(base) if wish.base.is_none() => wish.base = Some(tool::parsed(base)?),
+            arg => match arg.long() {
+                "cap" => wish.capabilities.push(tool::value(options)?),
+                "seccomp" => wish.seccomp = Some(tool::value(options)?),
+                "rlimit" => wish.limits.push(tool::value(options)?),
+                "no-new-privs" => wish.no_new_privs = Some(tool::value(options)?),
+                _ => filter.take(arg, options)?,
+            },
+        }
+    }
+    filter.run(|doc, _| profile::fill(doc, &wish))
 }
 
 fn run_command(options: &mut Parser) -> Result<()> {
@@ -100,11 +123,11 @@ fn directory(path: OsString) -> Result<OsString> {
 }
 
 fn boot_init(options: &mut Parser) -> Result<()> {
-    program::shield()?;
     let mut source = Source::default();
     let mut timeout = Seconds::DEFAULT;
     let mut wait = false;
     let mut boot = || -> Result<()> {
+        program::shield()?;
         while let Some(arg) = tool::next(options)? {
             match arg.long() {
                 "timeout" => timeout = tool::value(options)?,

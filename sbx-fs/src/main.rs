@@ -1,36 +1,12 @@
 //! sbx-fs: the file system of a container: what it shares with the host, what is its own, and how it is mounted.
 
-mod apply;
-mod archive;
-mod clone;
-mod content;
-mod copy;
-mod edit;
-mod extra;
-mod image;
-mod look;
-mod manifest;
-mod mount;
-mod packages;
-mod pax;
-mod progress;
-mod resize;
-mod resolvers;
-#[cfg(test)]
-mod scratch;
-mod secrets;
-mod select;
-mod snapshot;
-mod tree;
-mod upgrade;
-mod writers;
-
 use anyhow::Result;
 use lexopt::Parser;
 use sbx::Name;
 use sbx::tool::{self, Argument, Filter, Tool, Usage};
+use sbx_fs::{apply, archive, clone, edit, mount, resize, select, upgrade};
 use serde_json::json;
-use std::io::{self, BufWriter, IsTerminal};
+use std::io::{self, BufReader, BufWriter, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -173,7 +149,7 @@ fn export(options: &mut Parser) -> Result<()> {
     if stdout.is_terminal() {
         return Err(Usage("would write an archive to a terminal".into()).into());
     }
-    say(&archive::export(&name, force, BufWriter::new(stdout.lock()))?);
+    say(&archive::export(&name, force, BufWriter::new(stdout))?);
     Ok(())
 }
 
@@ -193,7 +169,7 @@ fn import(options: &mut Parser) -> Result<()> {
     if stdin.is_terminal() {
         return Err(Usage("stdin is a terminal: pipe an archive in".into()).into());
     }
-    let (doc, notes) = archive::import(&name, &wish, devices, stdin.lock())?;
+    let (doc, notes) = archive::import(&name, &wish, devices, BufReader::new(stdin))?;
     tool::print(&doc.to_line())?;
     say(&notes);
     Ok(())

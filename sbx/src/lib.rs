@@ -14,6 +14,7 @@ pub mod host;
 pub mod ids;
 pub mod inner;
 pub mod label;
+pub mod landlock;
 pub mod mount;
 pub mod mountinfo;
 pub mod name;

@@ -6,6 +6,7 @@
 
 use anyhow::{Context, Result};
 use nix::fcntl::AtFlags;
+use nix::sys::prctl::set_name;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::execveat;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -13,6 +14,7 @@ use std::env;
 use std::ffi::{CString, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 /// Where a process finds what it runs itself (proc(5)).
 const SELF: &str = "/proc/self/exe";
@@ -31,7 +33,10 @@ pub fn read_only() -> Result<OwnedFd> {
 pub fn shield() -> Result<()> {
     let mount = statvfs(SELF).context("cannot find the program itself")?;
     if mount.flags().contains(FsFlags::ST_RDONLY) {
-        return Ok(());
+        // Executed by a descriptor, it has the number of that for a name (PR_SET_NAME(2const)).
+        let called = env::args_os().next().unwrap_or_default();
+        let name = Path::new(&called).file_name().unwrap_or_default().to_owned();
+        return set_name(&CString::new(name.into_vec())?).context("cannot name the process");
     }
     let strings = |strings: &mut dyn Iterator<Item = OsString>| {
         strings.map(|string| CString::new(string.into_vec())).collect::<Result<Vec<_>, _>>().context("a NUL")

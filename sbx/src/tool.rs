@@ -225,7 +225,8 @@ pub fn value<T: FromStr<Err: fmt::Display>>(parser: &mut Parser) -> Result<T> {
     parsed(parser.value()?)
 }
 
-fn parsed<T: FromStr<Err: fmt::Display>>(value: OsString) -> Result<T> {
+/// A word of the command line, parsed; one that does not parse is wrong usage.
+pub fn parsed<T: FromStr<Err: fmt::Display>>(value: OsString) -> Result<T> {
     let text = value.into_string().map_err(|value| Usage(format!("{value:?} is not UTF-8")))?;
     text.parse().map_err(|error: T::Err| Usage(error.to_string()).into())
 }
