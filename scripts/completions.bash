@@ -13,11 +13,12 @@ declare -gA _sbx_takes=(
     [sbx-label remove]='NAME'
 
     [sbx-ns]='--help --version'
-    [sbx-ns plan]='--name=NAME --hostname=ANY'
+    [sbx-ns plan]='--name=NAME --hostname=ANY --userns=ANY'
+    [sbx-ns alloc]='--name=NAME --dry-run'
     [sbx-ns create]='--name=NAME --dry-run'
     [sbx-ns show]='NAME'
     [sbx-ns list]=''
-    [sbx-ns remove]='NAME'
+    [sbx-ns remove]='--ids NAME'
 
     [sbx-cg]='--help --version'
     [sbx-cg limit]='--name=NAME --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY --devices=ANY'
@@ -31,6 +32,7 @@ declare -gA _sbx_takes=(
 
     [sbx-fs]='--help --version'
     [sbx-fs base]='--name=NAME DIRECTORY'
+    [sbx-fs idmap]='--mount=ANY --store=ANY --path=DIRECTORY'
     [sbx-fs layout]='--name=NAME --mount=ANY --store=ANY --path=DIRECTORY'
     [sbx-fs clone]='--name=NAME --dry-run --from=NAME --copy --force --package=ANY --secret=FILE DIRECTORY'
     [sbx-fs mount]='--name=NAME --dry-run'
@@ -42,9 +44,11 @@ declare -gA _sbx_takes=(
     [sbx-fs remove]='NAME'
 
     [sbx-net]='--help --version'
-    [sbx-net plan]='--name=NAME'
+    [sbx-net plan]='--name=NAME --network=ANY --publish=ANY --allow=NAME --egress=ANY'
     [sbx-net up]='--name=NAME --dry-run'
-    [sbx-net remove]='NAME'
+    [sbx-net show]='NAME'
+    [sbx-net list]=''
+    [sbx-net remove]='--addresses NAME'
 
     [sbx-unit]='--help --version'
     [sbx-unit read]='--name=NAME UNIT'
@@ -54,30 +58,34 @@ declare -gA _sbx_takes=(
     [sbx-unit remove]='NAME'
 
     [sbx-exec]='--help --version'
-    [sbx-exec profile]='--name=NAME'
-    [sbx-exec run]='--document=ANY'
+    [sbx-exec profile]='--name=NAME --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY FILE'
+    [sbx-exec run]='--document=ANY --user=ANY --cwd=ANY --env=ANY'
     [sbx-exec boot]='--document=ANY --timeout=ANY --wait'
     [sbx-exec stop]='--document=ANY --timeout=ANY'
 
     [virt-sandbox-service]='-c=ANY --connect=ANY -h --help --version'
     [virt-sandbox-service create]='-u=UNIT --unitfile=UNIT -C --copy --force -P=ANY --package=ANY --secret=FILE
-        -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY --root=DIRECTORY -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
-    [virt-sandbox-service clone]='--force -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help NAME'
+        --userns=ANY --profile=FILE --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY
+        -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY --root=DIRECTORY -p=DIRECTORY --path=DIRECTORY -s=ANY
+        --security=ANY -f=ANY --filetype=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -N=ANY --network=ANY --publish=ANY --allow=NAME --egress=ANY -h --help'
+    [virt-sandbox-service clone]='--force --userns=ANY --profile=FILE --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY
+        -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -N=ANY --network=ANY --publish=ANY --allow=NAME --egress=ANY -h --help NAME'
     [virt-sandbox-service start]='-h --help NAME'
     [virt-sandbox-service stop]='-h --help NAME'
     [virt-sandbox-service enable]='-h --help NAME'
     [virt-sandbox-service disable]='-h --help NAME'
     [virt-sandbox-service list]='-r --running -h --help'
-    [virt-sandbox-service execute]='-C=COMMAND --command=COMMAND -h --help NAME'
+    [virt-sandbox-service execute]='--user=ANY --cwd=ANY --env=ANY -C=COMMAND --command=COMMAND -h --help NAME'
     [virt-sandbox-service connect]='-h --help NAME'
     [virt-sandbox-service reload]='-u=UNIT --unitfile=UNIT -h --help NAME'
     [virt-sandbox-service refresh]='-h --help NAME'
     [virt-sandbox-service upgrade]='--dry-run -h --help NAME'
     [virt-sandbox-service diff]='--json -h --help NAME'
     [virt-sandbox-service export]='--force -h --help NAME'
-    [virt-sandbox-service import]='--device -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY -p=DIRECTORY --path=DIRECTORY
-        -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help'
-    [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -i=ANY --imagesize=ANY -h --help NAME'
+    [virt-sandbox-service import]='--device --userns=ANY --profile=FILE --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY
+        -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY -p=DIRECTORY --path=DIRECTORY
+        -s=ANY --security=ANY -f=ANY --filetype=ANY -N=ANY --network=ANY --publish=ANY --allow=NAME --egress=ANY -h --help'
+    [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -i=ANY --imagesize=ANY --publish=ANY --allow=NAME --egress=ANY -h --help NAME'
     [virt-sandbox-service delete]='-h --help NAME'
 )
 

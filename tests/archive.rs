@@ -501,9 +501,15 @@ fn a_definition_that_wants_the_host_gets_what_create_gives() {
     host.service(&format!("create {twin} -- /bin/sleep 1000")).ok();
     let plain = |name: &str| {
         let mut definition = definition(host, name);
-        for (object, field) in
-            [("/sbx", "clone"), ("/sbx", "unit"), ("/process", "selinuxLabel"), ("/linux", "mountLabel")]
-        {
+        for (object, field) in [
+            ("/sbx", "clone"),
+            ("/sbx", "unit"),
+            ("/process", "selinuxLabel"),
+            ("/linux", "mountLabel"),
+            // What is claimed for each alone.
+            ("/linux", "uidMappings"),
+            ("/linux", "gidMappings"),
+        ] {
             definition.pointer_mut(object).and_then(Value::as_object_mut).expect("an object").remove(field);
         }
         serde_json::from_str::<Value>(&definition.to_string().replace(name, "NAME")).expect("JSON")

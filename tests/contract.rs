@@ -10,10 +10,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use support::{Host, Outcome};
 
 /// A verb that reads a document and prints one, called in a way that works.
-pub struct Filter {
-    pub line: &'static str,
+struct Filter {
+    line: &'static str,
     /// It changes the host, and takes `--dry-run`.
-    pub applies: bool,
+    applies: bool,
     /// The fields that it may change.
     owns: &'static [&'static str],
 }
@@ -28,16 +28,17 @@ const fn apply(line: &'static str, owns: &'static [&'static str]) -> Filter {
 
 /// All filters in the order of the pipe: each has its document from those before it. The first two are alternatives to
 /// the third.
-const FILTERS: [Filter; 18] = [
+const FILTERS: [Filter; 19] = [
     edit("sbx-unit read apache2.service", UNIT),
     edit("sbx-fs base /usr", &["sbx.base"]),
     edit("sbx-unit command -- /bin/sleep 60", UNIT),
     apply("sbx-label alloc", &["process.selinuxLabel", "linux.mountLabel"]),
-    edit("sbx-ns plan", &["linux.namespaces", "hostname"]),
+    edit("sbx-ns plan", &["linux.namespaces", "linux.uidMappings", "linux.gidMappings", "hostname"]),
+    apply("sbx-ns alloc", &["linux.uidMappings", "linux.gidMappings"]),
     edit("sbx-cg limit --memory 64M --pids 64", CGROUP),
     edit("sbx-fs layout --mount ram:/srv/ram=4K", FILES),
     apply("sbx-fs clone", FILES),
-    edit("sbx-net plan", &["sbx.net"]),
+    edit("sbx-net plan --network dhcp --publish 8080:80", &["sbx.net"]),
     edit("sbx-exec profile", PROFILE),
     apply("sbx-unit write", UNIT),
     apply("sbx-label relabel", &[]),
@@ -56,12 +57,19 @@ const FILES: &[&str] =
 const PROFILE: &[&str] = &["process.capabilities", "process.noNewPrivileges", "process.rlimits", "linux.seccomp"];
 
 /// Verbs that take a name: undos, reports and orders.
-pub const UNDOS: [&str; 6] =
-    ["sbx-unit remove", "sbx-net remove", "sbx-ns remove", "sbx-cg remove", "sbx-fs remove", "sbx-label remove"];
-const SHOWS: [&str; 5] = ["sbx-ns show", "sbx-cg show", "sbx-label check", "sbx-fs diff", "sbx-fs export"];
+const UNDOS: [&str; 6] = [
+    "sbx-unit remove",
+    "sbx-net remove --addresses",
+    "sbx-ns remove --ids",
+    "sbx-cg remove",
+    "sbx-fs remove",
+    "sbx-label remove",
+];
+const SHOWS: [&str; 6] =
+    ["sbx-ns show", "sbx-cg show", "sbx-net show", "sbx-label check", "sbx-fs diff", "sbx-fs export"];
 const ORDERS: [&str; 4] = ["sbx-cg freeze", "sbx-cg thaw", "sbx-cg kill", "sbx-fs upgrade"];
 /// Verbs that take nothing.
-const LISTS: [&str; 2] = ["sbx-label list", "sbx-ns list"];
+const LISTS: [&str; 3] = ["sbx-net list", "sbx-label list", "sbx-ns list"];
 /// Verbs that end a pipe, and the one that begins one with an archive.
 const ENDS: [&str; 4] = ["sbx-exec run -- true", "sbx-exec boot", "sbx-exec stop", "sbx-fs import --name c"];
 
@@ -73,7 +81,7 @@ impl Display for Filter {
 
 impl Filter {
     /// Its command line, with further options.
-    pub fn call<'a>(&'a self, options: &[&'a str]) -> Vec<&'a str> {
+    fn call<'a>(&'a self, options: &[&'a str]) -> Vec<&'a str> {
         call(self.line, options)
     }
 
@@ -88,12 +96,15 @@ impl Filter {
     }
 
     /// Carries out all that comes before it in the pipe; the document that it gets.
-    pub fn input(&self, host: &Host) -> Vec<u8> {
+    fn input(&self, host: &Host) -> Vec<u8> {
         let before = FILTERS.iter().take_while(|filter| filter.line != self.line);
-        before.fold(start(&host.name("c")), |doc, filter| match filter.line {
+        let doc = before.fold(start(&host.name("c")), |doc, filter| match filter.line {
             _ if filter.is_alternative() => doc,
             _ => host.run(filter.call(&[]), doc).ok().stdout,
-        })
+        });
+        // Otherwise there would be nothing to claim.
+        let is_claim = self.line == "sbx-ns alloc";
+        if is_claim { host.run(["sbx-ns", "plan", "--userns", "auto"], doc).ok().stdout } else { doc }
     }
 }
 
@@ -125,7 +136,7 @@ fn edits() -> impl Iterator<Item = &'static Filter> {
     FILTERS.iter().filter(|filter| !filter.applies)
 }
 
-pub fn applies() -> impl Iterator<Item = &'static Filter> {
+fn applies() -> impl Iterator<Item = &'static Filter> {
     FILTERS.iter().filter(|filter| filter.applies)
 }
 
@@ -284,6 +295,7 @@ fn n03_a_document_without_a_name_says_how_one_starts() {
     let named = [
         "sbx-label alloc",
         "sbx-ns plan",
+        "sbx-ns alloc",
         "sbx-cg limit --memory 64M --pids 64",
         "sbx-fs layout --mount ram:/srv/ram=4K",
     ];

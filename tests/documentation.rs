@@ -200,3 +200,27 @@ fn rules_explained() -> BTreeSet<[String; 3]> {
 fn each_rule_of_the_policy_has_its_reason_and_each_reason_a_rule() {
     assert_eq!(rules_explained(), rules_of_the_policy(), "explained (left) and in the policy");
 }
+
+/// The numbers of CVEs in a text.
+fn cves(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_digit() && c != '-').map(|word| word.trim_matches('-'));
+    words.filter(|word| word.len() > 8 && word.as_bytes()[4] == b'-').collect()
+}
+
+#[test]
+fn each_attack_of_the_table_has_its_test_or_the_reason_why_there_is_none() {
+    let read = |path: PathBuf| fs::read_to_string(path).expect("a file");
+    let attacks = read(format!("{ROOT}/tests/attacks.rs").into());
+    let tests: String = files(format!("{ROOT}/tests").as_ref(), "rs").into_iter().map(read).collect();
+    let security = read(format!("{ROOT}/SECURITY.md").into());
+    let rows: Vec<_> = attacks.lines().filter(|line| line.starts_with("//! | 20")).collect();
+    for row in &rows {
+        let names: Vec<_> = row.split('`').skip(1).step_by(2).collect();
+        let missing = names.iter().find(|name| !tests.contains(&format!("\nfn {name}() {{")));
+        assert_eq!(missing, None, "{row}");
+        assert!(!names.is_empty() || cves(row).is_subset(&cves(&security)), "{row}");
+    }
+    let headings = attacks.lines().filter(|line| line.starts_with("// CVE-"));
+    let told = headings.flat_map(cves).collect::<BTreeSet<_>>();
+    assert!(told.is_subset(&cves(&rows.concat())), "{told:?}");
+}

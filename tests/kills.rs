@@ -67,15 +67,26 @@ const CHANGES: &[(&str, &[&str])] = &[
     ("mount", &[]),
     ("umount2", &[]),
     ("pivot_root", &[]),
+    ("bpf", &[]),
+    ("clone3", &[]),
+    ("execveat", &[]),
+    ("setns", &[]),
+    ("unshare", &[]),
+    ("sethostname", &[]),
+    ("bind", &[]),
+    ("listen", &[]),
+    ("sendmsg", &[]),
+    ("sendto", &[]),
+    ("pidfd_send_signal", &[]),
 ];
 
 const CREATES: &[&str] = &["O_CREAT", "O_TRUNC", "O_TMPFILE"];
 
-/// A descriptor that has a path, and is no pipe.
-const FILE: &[&str] = &["</"];
+/// A descriptor that has a path, and is no pipe; and the word that releases a holder.
+const FILE: &[&str] = &["</", "\"!\""];
 
 /// The programs that verbs call, but for those that only read.
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 14] = [
     "sbx-unit",
     "sbx-label",
     "sbx-ns",
@@ -90,8 +101,10 @@ const PROGRAMS: [&str; 15] = [
     "mv",
     "rm",
     "sync",
-    "virt-sandbox-service",
 ];
+
+/// The verbs themselves, and what they are made of.
+const SCRIPTS: [&str; 3] = ["virt-sandbox-service", "sbx-start", "sbx-stop"];
 
 /// Stands in a program's place, and says what it is called with. A step is told from others by its command line. What it
 /// starts is a step of its own.
@@ -132,7 +145,7 @@ impl Death {
     const fn watch(self) -> &'static str {
         match self {
             Self::OfOne => "/dev/null",
-            Self::OfAll => "|grep -q 'killed by SIGKILL' && kill -KILL 0",
+            Self::OfAll => "|grep -q 'killed by SIGKILL' && kill -KILL -$VERB 0",
         }
     }
 }
@@ -156,36 +169,44 @@ impl Kill<'_> {
 struct Verb<'a> {
     host: &'a Host,
     line: &'a str,
-    shims: PathBuf,
+    /// How the steps begin that are killed.
+    step: &'a str,
+    /// Where the programs of the verb are, each with a shim in its place.
+    installed: PathBuf,
     traces: PathBuf,
 }
 
 impl<'a> Verb<'a> {
     fn new(host: &'a Host, line: &'a str) -> Self {
-        let [shims, traces] = ["tmp/shims", "tmp/traces"].map(|path| host.path(path));
-        let this = Self { host, line, shims, traces };
-        let installed = host.path("tmp/installed");
-        for dir in [&this.shims, &this.traces, &installed] {
+        let [installed, traces] = ["tmp/installed", "tmp/traces"].map(|path| host.path(path));
+        for dir in [&installed, &traces] {
             fs::create_dir_all(dir).expect("a directory");
         }
-        // Scripts take the tools that lie beside them, and other programs too.
-        for script in ["virt-sandbox-service", "lib.sh", "sbx-start", "sbx-stop"] {
-            fs::copy(scripts().join(script), installed.join(script)).expect("a script");
+        let shim = |program: &str, real: &Path| {
+            let file = installed.join(program);
+            fs::write(&file, SHIM.replace("REAL", &real.display().to_string())).expect("a shim");
+            fs::set_permissions(file, fs::Permissions::from_mode(0o755)).expect("a mode");
+        };
+        fs::copy(scripts().join("lib.sh"), installed.join("lib.sh")).expect("a script");
+        // Scripts take the tools that lie beside them.
+        for script in SCRIPTS {
+            let real = installed.join(format!("{script}.real"));
+            fs::copy(scripts().join(script), &real).expect("a script");
+            shim(script, &real);
         }
-        let places = [installed.clone(), binaries(), "/usr/sbin".into(), "/usr/bin".into()];
+        let places = [binaries(), "/usr/sbin".into(), "/usr/bin".into()];
         for program in PROGRAMS {
             let real = places.iter().map(|place| place.join(program)).find(|path| path.exists()).expect(program);
-            let shim = SHIM.replace("REAL", &real.display().to_string());
-            let dir = if real.starts_with(&installed) { &this.shims } else { &installed };
-            fs::write(dir.join(program), shim).expect("a shim");
-            fs::set_permissions(dir.join(program), fs::Permissions::from_mode(0o755)).expect("a mode");
+            shim(program, &real);
         }
-        this
+        Self { host, line, step: "", installed, traces }
     }
 
     fn run(&self, variables: &[(&str, &str)]) -> Outcome {
-        let mut command = self.host.command(["bash", "-c", self.line]);
-        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.shims.display());
+        // A process group that has a number inside, also for those that leave it.
+        let line = format!("export VERB=$$; {}", self.line);
+        let mut command = self.host.command(["setsid", "--wait", "bash", "-c", &line]);
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.installed.display());
         command.env("PATH", path).envs(variables.iter().copied());
         run(command, "")
     }
@@ -199,6 +220,7 @@ impl<'a> Verb<'a> {
         let mut calls: Vec<_> = files.flat_map(|file| changes(&fs::read_to_string(file).expect("a trace"))).collect();
         fs::remove_dir_all(&self.traces).expect("remove");
         fs::create_dir(&self.traces).expect("a directory");
+        calls.retain(|call| call.step.starts_with(self.step));
         calls.sort_by(|a, b| a.time.cmp(&b.time));
         calls
     }
@@ -240,6 +262,7 @@ impl<'a> Verb<'a> {
                 }
             }
         }
+        assert!(kills > 0, "{}: nothing to kill", self.line);
         if is_long() {
             let _ = writeln!(io::stderr(), "{}: {kills} kills", self.line);
         }
@@ -275,15 +298,6 @@ fn changes(trace: &str) -> Vec<Call> {
     trace.lines().filter_map(call).collect()
 }
 
-/// A host with a small /etc of its own, so that a container is soon made.
-fn small() -> Host {
-    let host = Host::new().with_own(&["etc"]);
-    let needed = "! -name passwd ! -name group ! -name ld.so.cache ! -name mke2fs.conf ! -name nsswitch.conf";
-    host.bash(&format!("find /etc -mindepth 1 -maxdepth 1 {needed} -exec rm -r -- {{}} +")).ok();
-    host.bash("cd /etc && mkdir d && echo x >d/file && ln -s file d/link && setfattr -n user.x -v y d/file").ok();
-    host
-}
-
 /// All that is in the store, with what it says.
 fn store(host: &Host) -> String {
     let script =
@@ -305,6 +319,11 @@ fn kill_and_delete(host: &Host, name: &str, prepare: impl Fn(), line: &str) {
     let verb = Verb::new(host, line);
     let (before, kept) = (host.snapshot(), store(host));
     verb.kill_all(prepare, |what, kill| {
+        if kill.is_some_and(|kill| !kill.is_first && kill.death == Death::OfAll) {
+            // What is left does not hinder the next.
+            let again = host.service(&format!("create {name} -- /bin/sleep 1000"));
+            assert!(again.code == 0 || again.stderr.contains("exists"), "{what}: {again}");
+        }
         if !kill.is_some_and(Kill::is_undone) {
             delete(host, name);
         }
@@ -318,7 +337,8 @@ fn kill_and_delete(host: &Host, name: &str, prepare: impl Fn(), line: &str) {
     });
 }
 
-fn can_trace() -> bool {
+/// Whether strace is there.
+pub fn can_trace() -> bool {
     let can = Path::new("/usr/bin/strace").exists();
     if !can {
         skip("strace is not installed");
@@ -326,34 +346,34 @@ fn can_trace() -> bool {
     can
 }
 
-fn kill_creates(store: &str) {
+fn kill_creates(options: &str) {
     if can_trace() {
-        let host = small();
+        let host = Host::small();
         let name = host.name("x");
-        let line = format!("virt-sandbox-service create --store {store} {name} -- /bin/sleep 1000");
+        let line = format!("virt-sandbox-service create {options} {name} -- /bin/sleep 1000");
         kill_and_delete(&host, &name, || (), &line);
     }
 }
 
 #[test]
 fn a_create_that_is_killed_at_any_kind_of_call_is_found_by_delete() {
-    kill_creates("directory");
+    kill_creates("--userns auto");
 }
 
 #[test]
 fn a_create_of_an_image_that_is_killed_at_any_kind_of_call_is_found_by_delete() {
-    kill_creates("image:24M");
+    kill_creates("--store image:24M");
 }
 
 #[test]
 fn a_create_of_an_overlay_that_is_killed_at_any_kind_of_call_is_found_by_delete() {
-    kill_creates("overlay");
+    kill_creates("--store overlay");
 }
 
 #[test]
 fn an_import_that_is_killed_at_any_kind_of_call_is_found_by_delete() {
     if can_trace() {
-        let host = small();
+        let host = Host::small();
         let [origin, name] = ["a", "x"].map(|name| host.name(name));
         let archive = host.path("tmp/archive").display().to_string();
         host.service(&format!("create {origin} -- /bin/sleep 1000")).ok();
@@ -366,22 +386,128 @@ fn an_import_that_is_killed_at_any_kind_of_call_is_found_by_delete() {
 #[test]
 fn a_clone_that_is_killed_at_any_kind_of_call_is_found_by_delete_and_its_source_is_whole() {
     if can_trace() {
-        let host = small();
+        let host = Host::small();
         let [source, name] = ["a", "x"].map(|name| host.name(name));
-        host.service(&format!("create {source} -- /bin/sleep 1000")).ok();
+        host.service(&format!("create --userns auto {source} -- /bin/sleep 1000")).ok();
         kill_and_delete(&host, &name, || (), &format!("virt-sandbox-service clone {source} {name}"));
     }
 }
 
 #[test]
 fn a_delete_that_is_killed_at_any_kind_of_call_is_done_by_the_next_one() {
-    for store in ["directory", "image:24M", "overlay"] {
+    for options in ["--userns auto", "--store image:24M", "--store overlay"] {
         if can_trace() {
-            let host = small();
+            let host = Host::small();
             let name = host.name("x");
-            let create = || drop(host.service(&format!("create --store {store} {name} -- /bin/sleep 1000")).ok());
+            let create = || drop(host.service(&format!("create {options} {name} -- /bin/sleep 1000")).ok());
             kill_and_delete(&host, &name, create, &format!("virt-sandbox-service delete {name}"));
         }
+    }
+}
+
+/// Kills a verb of the life of `name`, which `prepare` has made, and asserts each time that it can be deleted.
+fn kill_and_end(host: &Host, name: &str, prepare: impl Fn(), verb: &Verb) {
+    let (before, kept) = (host.snapshot(), store(host));
+    verb.kill_all(prepare, |what, kill| {
+        if kill.is_some_and(|kill| !kill.is_first && kill.death == Death::OfAll) {
+            host.service(&format!("start {name}")).ok();
+            host.inside(name, "true").ok();
+        }
+        let deleted = host.service(&format!("delete {name}"));
+        if deleted.code != 0 {
+            deleted.assert_failure(1, "virt-sandbox-service", &[&format!("container {name} is running")]);
+            host.service(&format!("stop {name}")).ok();
+            host.service(&format!("delete {name}")).ok();
+        }
+        host.assert_as(&before, what);
+        let again = host.service(&format!("delete {name}"));
+        again.assert_failure(1, "virt-sandbox-service", &[&format!("no container {name}")]);
+        host.assert_as(&before, what);
+        assert_eq!(store(host), kept, "{what}");
+    });
+}
+
+#[test]
+fn a_start_that_is_killed_at_any_kind_of_call_is_ended_by_delete() {
+    let stores = ["directory", "image:24M", "overlay"];
+    for store in &stores[..if is_long() { stores.len() } else { 1 }] {
+        if can_trace() {
+            let host = Host::small();
+            let name = host.name("x");
+            let create = || drop(host.service(&format!("create --store {store} {name} -- /bin/sleep 1000")).ok());
+            kill_and_end(&host, &name, create, &Verb::new(&host, &format!("virt-sandbox-service start {name}")));
+        }
+    }
+}
+
+#[test]
+fn a_boot_of_units_that_is_killed_at_any_kind_of_call_is_ended_by_delete() {
+    if can_trace() {
+        let host = Host::small();
+        let name = host.name("x");
+        host.unit("idle.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+        let line = format!("virt-sandbox-service start {name}");
+        let create = || drop(host.service(&format!("create -u idle {name}")).ok());
+        kill_and_end(&host, &name, create, &Verb { step: "sbx-exec boot ", ..Verb::new(&host, &line) });
+    }
+}
+
+#[test]
+fn a_stop_that_is_killed_at_any_kind_of_call_is_ended_by_delete() {
+    if can_trace() {
+        let host = Host::small();
+        let name = host.name("x");
+        let start = || {
+            host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+            host.service(&format!("start {name}")).ok();
+        };
+        kill_and_end(&host, &name, start, &Verb::new(&host, &format!("virt-sandbox-service stop {name}")));
+    }
+}
+
+#[test]
+fn an_execute_that_is_killed_at_any_kind_of_call_leaves_the_container_as_it_was() {
+    if can_trace() {
+        let host = Host::small();
+        let name = host.name("x");
+        host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+        host.service(&format!("start {name}")).ok();
+        let line = format!("virt-sandbox-service execute {name} -- true");
+        let (verb, before) = (Verb::new(&host, &line), host.snapshot());
+        verb.kill_all(
+            || (),
+            |what, _| {
+                host.assert_as(&before, what);
+                host.bash(&line).ok();
+            },
+        );
+    }
+}
+
+#[test]
+fn a_set_that_is_killed_at_any_kind_of_call_is_done_by_the_next_one() {
+    if can_trace() {
+        let host = Host::small();
+        let name = host.name("x");
+        host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+        host.service(&format!("start {name}")).ok();
+        let [other, set] = [96, 64].map(|n| format!("virt-sandbox-service set --memory {n}M --pids {n} {name}"));
+        host.bash(&set).ok();
+        let limits = || {
+            let shown = host.line(&format!("sbx-cg show {name}")).ok().json();
+            ["memory", "pids"].map(|kind| shown[kind]["limit"].to_string())
+        };
+        let look = || (store(&host), limits());
+        // The other steps are an upgrade's too.
+        let step = if is_long() { "" } else { "sbx-cg update" };
+        let (verb, kept) = (Verb { step, ..Verb::new(&host, &set) }, look());
+        verb.kill_all(
+            || drop(host.bash(&other).ok()),
+            |what, _| {
+                host.bash(&set).ok();
+                assert_eq!(look(), kept, "{what}");
+            },
+        );
     }
 }
 
@@ -407,7 +533,7 @@ fn an_upgrade_that_is_killed_at_any_kind_of_call_is_done_by_the_next_one() {
     if !can_trace() {
         return;
     }
-    let host = small();
+    let host = Host::small();
     let name = outdated(&host);
     let upgrade = format!("upgrade {name}");
     let line = format!("virt-sandbox-service {upgrade}");
@@ -475,7 +601,7 @@ const LARGE: u64 = 10_000;
 
 /// A host whose definitions, trees and units lie on one disk of a size of its own.
 fn on_a_disk() -> Host {
-    let host = small();
+    let host = Host::small();
     let script = format!(
         "mkdir disk && mount -t tmpfs -o mode=755,size={}k disk disk
          for dir in config units state; do cp -a ../$dir disk && mount --bind disk/$dir ../$dir || exit; done",
@@ -529,7 +655,7 @@ fn an_upgrade_that_fills_the_disk_says_so_and_is_done_once_there_is_space() {
 
 #[test]
 fn a_definition_that_does_not_fit_on_its_disk_does_not_take_the_place_of_what_there_is() {
-    let host = small();
+    let host = Host::small();
     let name = host.name("x");
     host.bash("mount -t tmpfs -o mode=700,size=64k config ../config").ok();
     host.service(&format!("create {name} -- /bin/sleep 1000")).ok();

@@ -78,20 +78,27 @@ fn a_unit_file_that_was_deleted_by_hand_does_not_hinder_a_delete() {
 #[test]
 fn a_bad_name_is_wrong_usage_in_every_verb() {
     let host = Host::new();
-    let long = "x".repeat(65);
-    for name in ["..", "a/b", ".a", "a%n", "a\nb", "a b", long.as_str()] {
-        for verb in ["start", "stop", "delete", "connect"] {
-            refused(&host, 2, "virt-sandbox-service", &["bad container name"], || {
-                host.run(["virt-sandbox-service", verb, name], "")
-            });
+    let long = "x".repeat(300);
+    let names = ["..", ".", "a/b", "../a", "/a", ".a", "a%n", "a\nb", "a b", "-a", "\u{e4}", &long[..65], &long];
+    let before = host.snapshot();
+    for name in names {
+        let refused = |line: &[&str]| {
+            let outcome = host.run([&["virt-sandbox-service"], line].concat(), "");
+            // What begins with a dash is no name, but no option either.
+            let word = if name == "-a" { name } else { "bad container name" };
+            outcome.assert_failure(2, "virt-sandbox-service", &[word]);
+        };
+        for verb in ["start", "stop", "delete", "connect", "enable", "disable", "upgrade", "diff", "export", "import"] {
+            refused(&[verb, name]);
         }
-        refused(&host, 2, "virt-sandbox-service", &["bad container name"], || {
-            host.run(["virt-sandbox-service", "create", name, "--", "/bin/true"], "")
-        });
-        refused(&host, 2, "virt-sandbox-service", &["bad container name"], || {
-            host.run(["virt-sandbox-service", "execute", name, "--", "/bin/true"], "")
-        });
+        refused(&["create", name, "--", "/bin/true"]);
+        refused(&["clone", name, "b"]);
+        refused(&["clone", "b", name]);
+        refused(&["execute", name, "--", "/bin/true"]);
+        refused(&["refresh", name]);
+        refused(&["set", "--memory", "64M", name]);
     }
+    host.assert_as(&before, "what was refused");
 }
 
 #[test]

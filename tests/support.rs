@@ -48,6 +48,8 @@ pub struct Host {
     pid: u32,
     dir: PathBuf,
     prefix: String,
+    /// Whose the users of its containers are, where a test asks for nothing: the default if it is none.
+    users: Option<String>,
 }
 
 impl Host {
@@ -57,10 +59,13 @@ impl Host {
         let dir = mkdtemp(&env::temp_dir().join("sbx-XXXXXX")).expect("a temporary directory");
         fs::create_dir(dir.join("tmp")).expect("a directory");
         // Here too the first container makes directories that none removes.
-        for part in ["/etc/sbx", "/run/sbx", "/var/lib/sbx/containers", "/var/lib/sbx/claims/mcs"] {
+        let claims = ["mcs", "ids", "addresses"].map(|kind| format!("/var/lib/sbx/claims/{kind}"));
+        for part in
+            ["/etc/sbx", "/run/sbx", "/var/lib/sbx/containers"].into_iter().chain(claims.iter().map(String::as_str))
+        {
             DirBuilder::new().recursive(true).mode(0o700).create(part).expect("a directory of the store");
         }
-        Self { init: None, pid: 1, dir, prefix: "vm".to_owned() }
+        Self { init: None, pid: 1, dir, prefix: "vm".to_owned(), users: users() }
     }
 
     /// A new one in namespaces of its own.
@@ -83,7 +88,7 @@ impl Host {
         init.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("a host");
         let children = format!("/proc/{0}/task/{0}/children", init.id());
         let pid = fs::read_to_string(children).expect("children").trim().parse().expect("one child");
-        Self { init: Some(init), pid, dir, prefix: format!("t{suffix}") }
+        Self { init: Some(init), pid, dir, prefix: format!("t{suffix}"), users: users() }
     }
 
     /// Directories of its root become its own, over the machine's: what is changed in them goes with it.
@@ -94,6 +99,15 @@ impl Host {
         let place = self.path("tmp").display().to_string();
         self.run(["bash", "-c", script, &place].iter().chain(directories), "").ok();
         self
+    }
+
+    /// A new one with a small /etc of its own, so that a container is soon made.
+    pub fn small() -> Self {
+        let host = Self::new().with_own(&["etc"]);
+        let needed = "! -name passwd ! -name group ! -name ld.so.cache ! -name mke2fs.conf ! -name nsswitch.conf";
+        host.bash(&format!("find /etc -mindepth 1 -maxdepth 1 {needed} -exec rm -r -- {{}} +")).ok();
+        host.bash("cd /etc && mkdir d && echo x >d/file && ln -s file d/link && setfattr -n user.x -v y d/file").ok();
+        host
     }
 
     /// A path of its root, as this process reaches it.
@@ -163,7 +177,11 @@ impl Host {
 
     /// `virt-sandbox-service`, with a line of words.
     pub fn service(&self, line: &str) -> Outcome {
-        self.run(["virt-sandbox-service"].into_iter().chain(line.split_whitespace()), "")
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let users = self.users.as_deref().filter(|_| verb == "create" && !rest.contains("--userns"));
+        let users = users.into_iter().flat_map(|users| ["--userns", users]);
+        let words = ["virt-sandbox-service", verb].into_iter().chain(users).chain(rest.split_whitespace());
+        self.run(words, "")
     }
 
     /// A script inside a running container.
@@ -368,6 +386,11 @@ pub fn run(mut command: Command, stdin: impl Into<Vec<u8>>) -> Outcome {
     let output = output.expect("a status");
     let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default());
     Outcome { command: shown, code, stdout: output.stdout, stderr: String::from_utf8_lossy(&output.stderr).into() }
+}
+
+/// `SBX_TEST_USERNS=host`: containers have the host's users, where a test does not say that they have others.
+fn users() -> Option<String> {
+    env::var("SBX_TEST_USERNS").ok().filter(|users| !users.is_empty())
 }
 
 /// Says that a test cannot run here; in CI that is a failure.

@@ -9,10 +9,12 @@ use crate::tree::{self, KILL};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use sbx::cgroup::Cgroups;
+use sbx::ids::Ids;
 use sbx::{Document, Name, host, store, tool};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Error, ErrorKind};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +28,9 @@ const SUPERVISOR: &str = "supervisor";
 /// The controllers of v1 in whose hierarchies a container always has a place: for what is shown of it, and so that a
 /// limit can be set while it runs.
 const COUNTED: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "blkio"];
+
+/// The files of a cgroup by which processes and controllers are moved, on v1 and v2.
+const MOVING: [&str; 4] = ["cgroup.procs", "tasks", "cgroup.threads", "cgroup.subtree_control"];
 
 /// What an init inside can pass on to its own units on v2, where the host offers it.
 const DELEGATED: [&str; 4] = ["memory", "pids", "cpu", "io"];
@@ -47,6 +52,8 @@ struct Place {
     delegated: bool,
     /// Whether it is one of those in which the kernel asks who may use a device.
     restricts_devices: bool,
+    /// Whether the container has it mounted, for its own systemd.
+    is_seen: bool,
     limits: Vec<Limit>,
 }
 
@@ -70,6 +77,10 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
     if let Some(label) = doc.read::<String>("linux.mountLabel")?.filter(|_| host::runs_selinux()) {
         places.iter().try_for_each(|place| give_label(&place.base.join(PAYLOAD), &label))?;
     }
+    if let Some(ids) = Ids::of(doc)? {
+        let seen = places.iter().filter(|place| place.is_seen);
+        seen.map(|place| place.base.join(PAYLOAD)).try_for_each(|payload| delegate(&payload, ids))?;
+    }
     let all = |part: &str| places.iter().map(|place| place.base.join(part)).collect();
     let cgroups = Cgroups { payload: all(PAYLOAD), exec: all(EXEC) };
     doc.set("sbx.state.cgroups", serde_json::to_value(cgroups).context("sbx.state.cgroups")?)
@@ -86,7 +97,7 @@ pub fn update(doc: &mut Document, act: bool) -> Result<()> {
         let hierarchy = hierarchies.iter().position(|hierarchy| base.starts_with(&hierarchy.mount))?;
         let v2 = hierarchies[hierarchy].v2;
         let delegated = is_delegated(&base, &name);
-        Some((hierarchy, Place { base, v2, delegated, restricts_devices: false, limits: Vec::new() }))
+        Some((hierarchy, Place { base, v2, delegated, restricts_devices: false, is_seen: false, limits: Vec::new() }))
     };
     // A dry run also serves a container that is yet to be made.
     let bases = if act { existing(&name)? } else { existing(&name).unwrap_or_default() };
@@ -119,12 +130,13 @@ fn places(name: &Name, hierarchies: &[Hierarchy], limits: &[Limit], devices: &Po
             let counts = COUNTED.iter().any(|controller| hierarchy.has(controller));
             let restricts_devices = !devices.is_empty() && (hierarchy.v2 || hierarchy.has("devices"));
             let freezes = !unified && hierarchy.has("freezer");
-            let needed = hierarchy.v2 || hierarchy.is_systemd() || counts || freezes || restricts_devices;
+            let is_seen = hierarchy.v2 || hierarchy.is_systemd();
+            let needed = is_seen || counts || freezes || restricts_devices;
             let (base, delegated) = match delegated(hierarchy, name) {
                 Some(cgroup) => (cgroup, true),
                 None => (own_place(hierarchy, name), false),
             };
-            (needed, Place { base, v2: hierarchy.v2, delegated, restricts_devices, limits: Vec::new() })
+            (needed, Place { base, v2: hierarchy.v2, delegated, restricts_devices, is_seen, limits: Vec::new() })
         })
         .collect();
     for limit in limits {
@@ -231,6 +243,15 @@ fn give_label(cgroup: &Path, label: &str) -> Result<()> {
     })
 }
 
+/// Gives the container's part to root of its user namespace, for systemd to keep its units in: the cgroup, and the files
+/// by which processes and controllers are moved (cgroups(7), "Delegation"). What limits it stays the host's.
+fn delegate(cgroup: &Path, ids: Ids) -> Result<()> {
+    let files = MOVING.iter().map(|file| cgroup.join(file)).filter(|path| path.exists());
+    files.chain([cgroup.to_owned()]).try_for_each(|path| {
+        chown(&path, Some(ids.uid), Some(ids.gid)).with_context(|| format!("cannot give {} away", path.display()))
+    })
+}
+
 /// A new cpuset of v1 has neither processors nor memory, and so no process could enter: it gets those of the one above.
 fn fill_cpuset(cgroup: &Path) -> Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -307,7 +328,7 @@ pub fn existing(name: &Name) -> Result<Vec<PathBuf>> {
 /// Wherever cgroups of `name` may be: at the place of its name in each hierarchy, in its unit's if this process runs
 /// for that, and in its unit's where the running document says.
 fn bases(name: &Name, hierarchies: &[Hierarchy]) -> BTreeSet<PathBuf> {
-    let recorded = fs::read(store::running(name)).ok().and_then(|bytes| Document::parse(&bytes).ok());
+    let recorded = store::kept(name).ok().flatten();
     let recorded: Option<Cgroups> = recorded.and_then(|doc| doc.read("sbx.state.cgroups").ok().flatten());
     let recorded = recorded.unwrap_or_default().payload.into_iter().filter_map(|payload| {
         let base = payload.parent()?;
@@ -334,7 +355,7 @@ mod tests {
 
     fn place(root: &Path, delegated: bool) -> Place {
         let limits = vec![Limit::Memory(64 << 20), Limit::Cpu { quota: 50_000, period: 100_000 }];
-        Place { base: root.join("sbx/a"), v2: true, delegated, restricts_devices: false, limits }
+        Place { base: root.join("sbx/a"), v2: true, delegated, restricts_devices: false, is_seen: true, limits }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
 use sbx::holder::{Connection, Event, Role};
+use sbx::ids::Ids;
 use sbx::process::{Live, readable};
 use sbx::sys;
 use sbx::tool::{self, Status};
@@ -125,8 +126,11 @@ impl Readiness {
             socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
                 .context("cannot make the readiness socket")
         })?;
+        let ids = Ids::of(doc)?;
         let bind_inside = |fd: &OwnedFd| -> Result<()> {
             namespace::join(holder, CloneFlags::CLONE_NEWNS)?;
+            // Whose it is may connect to it.
+            ids.map_or(Ok(()), namespace::make_files_as)?;
             bind(std::os::fd::AsRawFd::as_raw_fd(fd), &UnixAddr::new(READINESS)?)?;
             Ok(())
         };

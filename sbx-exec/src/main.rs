@@ -9,26 +9,30 @@ mod streams;
 
 use anyhow::{Context, Result, bail};
 use lexopt::Parser;
-use sbx::process::{Live, Recorded};
-use sbx::tool::{self, Argument, Filter, Status, Tool};
+use sbx::confine::Command;
+use sbx::process::Live;
+use sbx::tool::{self, Argument, Filter, Status, Tool, Usage};
 use sbx::{Document, host, program, sys};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 const HELP: &str = "\
 sbx-exec: runs a command in a container, boots its init, stops it
 
-usage: sbx-exec profile [--name NAME]                      document in, document out
-       sbx-exec run [--document FD] [--] [COMMAND [ARG...]]
+usage: sbx-exec profile [--name NAME] [OPTION...] [default | strict | FILE]
+                                                           document in, document out
+       sbx-exec run [OPTION...] [--] [COMMAND [ARG...]]
        sbx-exec boot [--document FD] [--timeout SECONDS] [--wait]
        sbx-exec stop [--document FD] [--timeout SECONDS]
 
-profile  fills in the default confinement, where the document has none: 11 capabilities,
-         no_new_privs, limits, a seccomp allow-list
+profile  fills in the confinement, where the document has none: 11 capabilities, no_new_privs,
+         limits, a seccomp allow-list; with an operand, in the place of what it has: the default;
+         a strict one, without capabilities and with fewer system calls; or that of a JSON file
 run      runs a command in the container of a running document, confined like the container,
          with the caller's standard streams; without a command, the user's login shell
 boot     has the container's holder become the document's command (its init for a unit's
@@ -41,7 +45,15 @@ the command, 128+N when signal N ended it, 125 for a failure of their own, 126 w
 cannot be executed, 127 when it is not found.
 
   --name NAME        start a document instead of reading one
+  --cap [+|-]NAME    add or drop a capability, or all; the default filter follows; may be repeated
+  --seccomp FILTER   default, unconfined, or a JSON file as OCI runtimes and Docker have it
+  --rlimit TYPE=SOFT[:HARD]
+                     a resource limit, such as nofile=1024:4096; may be repeated
+  --no-new-privs on|off
   --document FD      read the document from this descriptor, so that stdin is the command's
+  --user USER        who executes the command: USER[:GROUP], each a number or a name inside
+  --cwd DIRECTORY    where
+  --env NAME=VALUE   a variable of its environment; may be repeated
   --timeout SECONDS  how long boot (90) and stop (90) wait
   --wait             stay until the command ends; if boot ends first, so does the container
   --help, --version
@@ -53,7 +65,7 @@ fn main() -> ExitCode {
 
 fn run(verb: &str, options: &mut Parser) -> Result<()> {
     match verb {
-        "profile" => Filter::edit().only(options)?.run(|doc, _| profile::fill(doc)),
+        "profile" => fill_in(options),
         // The command's own status may be anything from 0 on: whatever is not the command's is 125.
         "run" => run_command(options).map_err(|error| Status::own(error).into()),
         "boot" => boot_init(options),
@@ -62,21 +74,52 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
     }
 }
 
+fn fill_in(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::edit();
+    let mut wish = profile::Wish::default();
+    while let Some(arg) = tool::next(options)? {
+        match arg {
+            Argument::Operand(base) if wish.base.is_none() => wish.base = Some(tool::parsed(base)?),
+            arg => match arg.long() {
+                "cap" => wish.capabilities.push(tool::value(options)?),
+                "seccomp" => wish.seccomp = Some(tool::value(options)?),
+                "rlimit" => wish.limits.push(tool::value(options)?),
+                "no-new-privs" => wish.no_new_privs = Some(tool::value(options)?),
+                _ => filter.take(arg, options)?,
+            },
+        }
+    }
+    filter.run(|doc, _| profile::fill(doc, &wish))
+}
+
 fn run_command(options: &mut Parser) -> Result<()> {
     program::shield()?;
     let mut source = Source::default();
-    let mut command: Vec<OsString> = Vec::new();
+    let mut command = Command::default();
     while let Some(arg) = tool::next(options)? {
-        match arg {
-            Argument::Operand(program) => {
-                command.push(program);
-                command.extend(options.raw_args()?);
-            }
-            arg => source.take(arg, options)?,
+        match arg.long() {
+            "user" => command.user = Some(tool::value(options)?),
+            "cwd" => command.cwd = Some(directory(options.value()?)?),
+            "env" => command.env.push(options.value()?),
+            _ => match arg {
+                Argument::Operand(program) => {
+                    command.args.push(program);
+                    command.args.extend(options.raw_args()?);
+                }
+                arg => source.take(arg, options)?,
+            },
         }
     }
     let running = source.running()?;
     Err(enter::run(&running, command, None)?.into())
+}
+
+/// An absolute path: there is none inside that another could be relative to.
+fn directory(path: OsString) -> Result<OsString> {
+    if Path::new(&path).is_absolute() {
+        return Ok(path);
+    }
+    Err(Usage(format!("bad directory {path:?}: an absolute path")).into())
 }
 
 fn boot_init(options: &mut Parser) -> Result<()> {
@@ -163,8 +206,7 @@ impl Source {
             }
         };
         doc.name()?;
-        let recorded: Recorded = doc.require("sbx.state.holder").context("not a running document")?;
-        let holder = recorded.open()?;
+        let holder = sbx::holder::of(&doc)?;
         if !host::runs_selinux() {
             // They stay in the definition for the day when SELinux is on.
             doc.unset("process.selinuxLabel");

@@ -1,23 +1,30 @@
-//! The default confinement.
+//! The confinement: the default one, a strict one, one from a file, and what options change of it.
 
-use anyhow::Result;
-use sbx::Document;
-use serde_json::{Value, json};
+mod calls;
+mod file;
+
+use anyhow::{Context, Result, ensure};
+use caps::{Capability, CapsHashSet};
+use sbx::confine::Confinement;
+use sbx::{Document, tool};
+use serde_json::{Value, from_value, json};
+use std::path::PathBuf;
+use std::str::FromStr;
 
 /// The capabilities that a container keeps: enough for systemd as process 1 and for what services do to their own
 /// files, users and low ports. What reaches the kernel's or another's things is not among them.
-const CAPABILITIES: [&str; 11] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
+const CAPABILITIES: [Capability; 11] = [
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
+    Capability::CAP_FSETID,
+    Capability::CAP_KILL,
+    Capability::CAP_NET_BIND_SERVICE,
+    Capability::CAP_SETFCAP,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_SETUID,
+    Capability::CAP_SYS_CHROOT,
 ];
 
 /// The limits, soft and hard, that are set rather than inherited from whoever starts the container. A core dump would
@@ -25,158 +32,292 @@ const CAPABILITIES: [&str; 11] = [
 /// which not every root has, and an init inside makes do with what it inherits.
 const RLIMITS: [(&str, u64, u64); 1] = [("RLIMIT_CORE", 0, 0)];
 
-/// The system calls that are let through. One that is in neither list, such as clone3, whose flags a filter cannot
-/// see, does not exist inside: ENOSYS, on which programs fall back to an older call.
-const ALLOWED: &str = "
-    accept accept4 access adjtimex alarm arch_prctl bind brk cachestat capget capset chdir chmod chown chroot
-    clock_adjtime clock_getres clock_gettime clock_nanosleep close close_range connect copy_file_range creat
-    dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait
-    epoll_wait_old eventfd eventfd2 execve execveat exit exit_group faccessat faccessat2 fadvise64 fallocate
-    fanotify_mark fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fork
-    fremovexattr fsetxattr fstat fstatfs fsync ftruncate futex futex_requeue futex_wait futex_waitv futex_wake
-    futimesat get_robust_list get_thread_area getcpu getcwd getdents getdents64 getegid geteuid getgid getgroups
-    getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom getresgid getresuid getrlimit
-    getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr inotify_add_watch inotify_init
-    inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit ioctl
-    ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown lgetxattr
-    link linkat listen listxattr llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack membarrier
-    memfd_create memfd_secret mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mprotect
-    mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap mseal msgctl msgget msgrcv
-    msgsnd msync munlock munlockall munmap name_to_handle_at nanosleep newfstatat open openat openat2 pause
-    pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll prctl pread64 preadv
-    preadv2 prlimit64 process_mrelease process_vm_readv process_vm_writev pselect6 ptrace pwrite64 pwritev
-    pwritev2 read readahead readlink readlinkat readv recvfrom recvmmsg recvmsg remap_file_pages removexattr
-    rename renameat renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo
-    rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min
-    sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity
-    sched_setattr sched_setparam sched_setscheduler sched_yield seccomp select semctl semget semop semtimedop
-    sendfile sendmmsg sendmsg sendto set_robust_list set_thread_area set_tid_address setfsgid setfsuid setgid
-    setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setsockopt
-    setuid setxattr shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 socket socketpair splice
-    stat statfs statx symlink symlinkat sync sync_file_range syncfs sysinfo tee tgkill time timer_create
-    timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times
-    tkill truncate umask uname unlink unlinkat utime utimensat utimes vfork vmsplice wait4 waitid write writev
-";
+/// The fields of the document that a profile is made of.
+const FIELDS: [&str; 4] = ["process.capabilities", "process.noNewPrivileges", "process.rlimits", "linux.seccomp"];
 
-/// The system calls that exist and are refused: EPERM. Mounts and namespaces; the kernel's modules, clock, keys and
-/// memory; interfaces whose bugs have let containers out (userfaultfd, io_uring, bpf, perf).
-const REFUSED: &str = "
-    acct add_key bpf clock_settime delete_module fanotify_init finit_module fsconfig fsmount fsopen fspick
-    get_kernel_syms get_mempolicy init_module io_uring_enter io_uring_register io_uring_setup ioperm iopl kcmp
-    kexec_file_load kexec_load keyctl lookup_dcookie mbind migrate_pages mount mount_setattr move_mount move_pages
-    nfsservctl open_by_handle_at open_tree perf_event_open pidfd_getfd pivot_root process_madvise quotactl
-    quotactl_fd reboot request_key set_mempolicy set_mempolicy_home_node setdomainname sethostname setns
-    settimeofday swapoff swapon sysfs syslog umount2 unshare uselib userfaultfd ustat vhangup
-";
+/// What the document's confinement begins with. All of it is filled in, whatever was there.
+#[derive(Debug)]
+pub enum Base {
+    Default,
+    /// No capability, and fewer system calls: for a command that needs neither.
+    Strict,
+    /// Those of the fields that this JSON file has.
+    File(PathBuf),
+}
 
-/// The arguments of personality(2) that are let through: Linux, with the 32-bit and the UNAME26 view, and the question
-/// which it is. Others switch off what protects memory.
-const PERSONALITIES: [u64; 5] = [0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
+/// A filter for system calls.
+#[derive(Debug)]
+pub enum Filter {
+    Default,
+    None,
+    File(PathBuf),
+}
 
-/// The flags of clone(2) that make namespaces, each refused.
-const NAMESPACE_FLAGS: [u64; 7] =
-    [0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
+/// A capability, or all, to be added or dropped.
+#[derive(Debug)]
+pub struct Change {
+    adds: bool,
+    /// All, if none is named.
+    capability: Option<Capability>,
+}
 
-/// ioctls that type into the caller's terminal: TIOCSTI, TIOCLINUX (CVE-2017-5226). The kernel takes the low 32 bits
-/// only, and so does the comparison (CVE-2019-10063).
-const TERMINAL_IOCTLS: [u64; 2] = [0x5412, 0x541c];
+/// A limit: `TYPE=SOFT[:HARD]`.
+#[derive(Debug)]
+pub struct Limit {
+    kind: String,
+    soft: u64,
+    hard: u64,
+}
 
-/// Socket families that no network namespace contains: AF_ALG, AF_VSOCK.
-const REFUSED_FAMILIES: [u64; 2] = [38, 40];
+/// What is asked for.
+#[derive(Debug, Default)]
+pub struct Wish {
+    pub base: Option<Base>,
+    pub capabilities: Vec<Change>,
+    pub seccomp: Option<Filter>,
+    pub limits: Vec<Limit>,
+    pub no_new_privs: Option<Switch>,
+}
 
-/// Fills in the profile, where the document has none.
-pub fn fill(doc: &mut Document) -> Result<()> {
-    doc.name()?;
-    let capabilities = json!({ "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES, "inheritable": [], "ambient": [] });
-    let rlimits = RLIMITS.map(|(kind, soft, hard)| json!({ "type": kind, "soft": soft, "hard": hard }));
-    for (path, value) in [
-        ("process.capabilities", capabilities),
-        ("process.noNewPrivileges", json!(true)),
-        ("process.rlimits", json!(rlimits)),
-        ("linux.seccomp", seccomp()),
-    ] {
-        if doc.get(path).is_none() {
-            doc.set(path, value)?;
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+impl FromStr for Base {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "default" => Ok(Self::Default),
+            "strict" => Ok(Self::Strict),
+            path if path.contains('/') || path.ends_with(".json") => Ok(Self::File(path.into())),
+            _ => Err(format!("bad profile {text:?}: default, strict, or a file (./FILE, FILE.json)")),
         }
+    }
+}
+
+impl FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "default" => Self::Default,
+            "unconfined" => Self::None,
+            path => Self::File(path.into()),
+        })
+    }
+}
+
+impl FromStr for Change {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (adds, name) = match text.strip_prefix('-') {
+            Some(name) => (false, name),
+            None => (true, text.strip_prefix('+').unwrap_or(text)),
+        };
+        let name = name.to_ascii_uppercase();
+        if name == "ALL" {
+            return Ok(Self { adds, capability: None });
+        }
+        let full = format!("CAP_{}", name.strip_prefix("CAP_").unwrap_or(&name));
+        let capability = full.parse().map_err(|_| format!("no capability {text:?}: see capabilities(7)"))?;
+        Ok(Self { adds, capability: Some(capability) })
+    }
+}
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("bad limit {text:?}: TYPE=SOFT[:HARD], numbers or unlimited");
+        let (kind, values) = text.split_once('=').ok_or_else(bad)?;
+        let kind = kind.to_ascii_uppercase();
+        let value = |value: &str| match value {
+            "unlimited" => Some(u64::MAX),
+            digits if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok(),
+            _ => None,
+        };
+        let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+        let (soft, hard) = (value(soft).ok_or_else(bad)?, value(hard).ok_or_else(bad)?);
+        if soft > hard {
+            return Err(format!("bad limit {text:?}: the soft one is above the hard one"));
+        }
+        Ok(Self { kind: format!("RLIMIT_{}", kind.strip_prefix("RLIMIT_").unwrap_or(&kind)), soft, hard })
+    }
+}
+
+impl FromStr for Switch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("{text:?}: on or off")),
+        }
+    }
+}
+
+/// Fills in the profile: what is asked for, and the default where there is nothing to begin with. What comes out is
+/// checked as the routine that enforces it will.
+pub fn fill(doc: &mut Document, wish: &Wish) -> Result<()> {
+    doc.name()?;
+    let is_strict = matches!(wish.base, Some(Base::Strict));
+    let [capabilities, no_new_privs, limits, seccomp] = beginning(doc, &wish.base)?;
+
+    let bounding = capabilities.as_ref().map(|sets| from_value::<Vec<Capability>>(sets["bounding"].clone()));
+    let bounding = bounding.transpose().context("process.capabilities.bounding")?.map(CapsHashSet::from_iter);
+    let defaults = || CAPABILITIES.into_iter().filter(|_| !is_strict).collect();
+    let held = changed(bounding.unwrap_or_else(defaults), &wish.capabilities);
+    let capabilities = capabilities.filter(|_| wish.capabilities.is_empty()).unwrap_or_else(|| sets(&held));
+
+    let no_new_privs = wish.no_new_privs.map(|switch| json!(switch == Switch::On)).or(no_new_privs);
+    let seccomp = match &wish.seccomp {
+        Some(Filter::Default) => None,
+        Some(Filter::None) => Some(json!({ "defaultAction": "SCMP_ACT_ALLOW" })),
+        Some(Filter::File(path)) => Some(file::filter(path, &held)?),
+        None => seccomp,
+    };
+    let values = [
+        capabilities,
+        no_new_privs.unwrap_or(json!(true)),
+        limited(limits, &wish.limits)?,
+        seccomp.unwrap_or_else(|| calls::filter(&held, is_strict)),
+    ];
+    FIELDS.iter().zip(values).try_for_each(|(field, value)| doc.set(field, value))?;
+    Confinement::new(doc)?;
+    if wish.no_new_privs == Some(Switch::Off) {
+        tool::say("sbx-exec", "no_new_privs is off: programs inside may gain what their files give them");
     }
     Ok(())
 }
 
-/// The filter in the format of the OCI runtime specification.
-fn seccomp() -> Value {
-    let names = |text: &'static str| text.split_ascii_whitespace().collect::<Vec<_>>();
-    let allow = |names: &[&str]| json!({ "names": names, "action": "SCMP_ACT_ALLOW" });
-    let refuse = |names: &[&str]| json!({ "names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": nix::libc::EPERM });
-    // The rule holds where the argument, masked, is the value.
-    let only_if = |mut rule: Value, index: u32, mask: u64, value: u64| {
-        rule["args"] = json!([{ "index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ" }]);
-        rule
-    };
-    let low = u64::from(u32::MAX);
-    let mut rules = vec![allow(&names(ALLOWED)), refuse(&names(REFUSED))];
-    rules.extend(PERSONALITIES.map(|persona| only_if(allow(&["personality"]), 0, low, persona)));
-    rules.push(only_if(allow(&["clone"]), 0, NAMESPACE_FLAGS.iter().sum(), 0));
-    rules.extend(NAMESPACE_FLAGS.map(|flag| only_if(refuse(&["clone"]), 0, flag, flag)));
-    rules.extend(TERMINAL_IOCTLS.map(|request| only_if(refuse(&["ioctl"]), 1, low, request)));
-    rules.extend(REFUSED_FAMILIES.map(|family| only_if(refuse(&["socket"]), 0, low, family)));
-    // No audit from inside. PAM takes it well that there is none, but not that it is refused.
-    rules.push(json!({
-        "names": ["socket"],
-        "action": "SCMP_ACT_ERRNO",
-        "errnoRet": nix::libc::EAFNOSUPPORT,
-        "args": [
-            { "index": 0, "value": low, "valueTwo": nix::libc::AF_NETLINK, "op": "SCMP_CMP_MASKED_EQ" },
-            { "index": 2, "value": low, "valueTwo": nix::libc::NETLINK_AUDIT, "op": "SCMP_CMP_MASKED_EQ" },
-        ],
-    }));
-    json!({
-        "defaultAction": "SCMP_ACT_ERRNO",
-        "defaultErrnoRet": nix::libc::ENOSYS,
-        "architectures": [format!("SCMP_ARCH_{}", std::env::consts::ARCH.to_uppercase())],
-        "syscalls": rules,
-    })
+/// What the fields have before anything is changed: the document's, a file's, or nothing where the default is wanted.
+fn beginning(doc: &Document, base: &Option<Base>) -> Result<[Option<Value>; 4]> {
+    let present = |value: Option<&Value>| value.filter(|value| !value.is_null()).cloned();
+    match base {
+        None => Ok(FIELDS.map(|field| present(doc.get(field)))),
+        Some(Base::Default | Base::Strict) => Ok(FIELDS.map(|_| None)),
+        Some(Base::File(path)) => {
+            let file = file::read(path)?;
+            let fields = FIELDS.map(|field| present(file.pointer(&format!("/{}", field.replace('.', "/")))));
+            ensure!(fields.iter().any(Option::is_some), "{}: it has none of {}", path.display(), FIELDS.join(", "));
+            Ok(fields)
+        }
+    }
+}
+
+fn sets(capabilities: &CapsHashSet) -> Value {
+    let mut names: Vec<String> = capabilities.iter().map(Capability::to_string).collect();
+    names.sort();
+    json!({ "bounding": names, "effective": names, "permitted": names, "inheritable": [], "ambient": [] })
+}
+
+fn changed(mut capabilities: CapsHashSet, changes: &[Change]) -> CapsHashSet {
+    for Change { adds, capability } in changes {
+        match (adds, capability) {
+            (true, Some(capability)) => drop(capabilities.insert(*capability)),
+            (false, Some(capability)) => drop(capabilities.remove(capability)),
+            (true, None) => capabilities = caps::all(),
+            (false, None) => capabilities.clear(),
+        }
+    }
+    capabilities
+}
+
+/// The limits, each wished one in the place of one of the same type.
+fn limited(limits: Option<Value>, wishes: &[Limit]) -> Result<Value> {
+    let entry = |kind: &str, soft: u64, hard: u64| json!({ "type": kind, "soft": soft, "hard": hard });
+    let defaults = || RLIMITS.into_iter().map(|(kind, soft, hard)| entry(kind, soft, hard)).collect();
+    let limits: Option<Vec<Value>> = limits.map(from_value).transpose().context("process.rlimits")?;
+    let mut limits = limits.unwrap_or_else(defaults);
+    for Limit { kind, soft, hard } in wishes {
+        limits.retain(|entry| entry["type"] != kind.as_str());
+        limits.push(entry(kind, *soft, *hard));
+    }
+    Ok(Value::Array(limits))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sbx::confine::Confinement;
-    use std::collections::HashSet;
+
+    fn filled(text: &str, wish: Wish) -> Document {
+        let mut doc = Document::parse(text.as_bytes()).expect("document");
+        fill(&mut doc, &wish).expect("fill");
+        doc
+    }
+
+    const EMPTY: &str = r#"{"sbx":{"name":"a"}}"#;
+
+    fn bounding(doc: &Document) -> Vec<String> {
+        doc.require("process.capabilities.bounding").expect("capabilities")
+    }
 
     #[test]
-    fn the_profile_is_understood_by_the_routine_that_enforces_it() {
-        let mut doc = Document::new(&"a".parse().expect("name"));
-        fill(&mut doc).expect("fill");
-        Confinement::new(&doc).expect("confinement");
+    fn a_second_time_changes_nothing_and_what_the_document_has_is_kept() {
+        let mut doc = filled(EMPTY, Wish::default());
         let again = doc.clone();
-        fill(&mut doc).expect("fill");
+        fill(&mut doc, &Wish::default()).expect("fill");
         assert_eq!(doc, again);
-    }
-
-    #[test]
-    fn what_the_document_has_is_kept() {
-        let mut doc =
-            Document::parse(br#"{"sbx":{"name":"a"},"process":{"noNewPrivileges":false,"x":1}}"#).expect("document");
-        fill(&mut doc).expect("fill");
+        let doc = filled(
+            r#"{"sbx":{"name":"a"},"process":{"noNewPrivileges":false,"capabilities":{"bounding":["CAP_KILL"]},"x":1}}"#,
+            Wish::default(),
+        );
         assert_eq!(doc.get("process.noNewPrivileges"), Some(&json!(false)));
-        assert_eq!(doc.get("process.x"), Some(&json!(1)));
+        assert_eq!((bounding(&doc), doc.get("process.x")), (vec!["CAP_KILL".to_owned()], Some(&json!(1))));
     }
 
     #[test]
-    fn no_call_is_in_both_lists_and_none_of_the_dangerous_is_let_through() {
-        let allowed: HashSet<&str> = ALLOWED.split_ascii_whitespace().collect();
-        let refused: HashSet<&str> = REFUSED.split_ascii_whitespace().collect();
-        assert_eq!(allowed.intersection(&refused).count(), 0);
-        for name in ["mount", "unshare", "setns", "bpf", "open_by_handle_at", "keyctl", "io_uring_setup", "fsopen"] {
-            assert!(refused.contains(name) && !allowed.contains(name), "{name}");
-        }
-        assert!(!allowed.contains("clone3") && !refused.contains("clone3"));
+    fn options_add_and_drop_and_the_filter_follows() {
+        let changes = ["+net_raw", "-CAP_CHOWN", "sys_time"].map(|change| change.parse().expect("a change"));
+        let doc = filled(EMPTY, Wish { capabilities: changes.into(), ..Wish::default() });
+        let names = bounding(&doc);
+        assert!(names.iter().any(|name| name == "CAP_NET_RAW") && !names.iter().any(|name| name == "CAP_CHOWN"));
+        assert_eq!(names.len(), CAPABILITIES.len() + 1);
+        let rules: Vec<Value> = doc.require("linux.seccomp.syscalls").expect("rules");
+        let allowed = rules[0]["names"].as_array().expect("names");
+        assert!(allowed.contains(&json!("clock_settime")) && !allowed.contains(&json!("mount")));
+        let none = ["-all", "+kill"].map(|change| change.parse().expect("a change"));
+        let doc = filled(EMPTY, Wish { capabilities: none.into(), ..Wish::default() });
+        assert_eq!(bounding(&doc), ["CAP_KILL"]);
     }
 
     #[test]
-    fn every_listed_call_is_one_that_the_compiler_knows() {
-        for name in ALLOWED.split_ascii_whitespace().chain(REFUSED.split_ascii_whitespace()) {
-            assert!(sbx::seccomp::is_known(name), "{name}");
+    fn a_base_takes_the_place_of_what_there_is() {
+        let doc = filled(
+            r#"{"sbx":{"name":"a"},"process":{"noNewPrivileges":false}}"#,
+            Wish { base: Some(Base::Strict), ..Wish::default() },
+        );
+        assert_eq!(doc.get("process.noNewPrivileges"), Some(&json!(true)));
+        assert_eq!(bounding(&doc), [""; 0]);
+    }
+
+    #[test]
+    fn limits_replace_those_of_their_type() {
+        let limits = ["nofile=64:128", "RLIMIT_CORE=unlimited"].map(|limit| limit.parse().expect("a limit"));
+        let doc = filled(EMPTY, Wish { limits: limits.into(), ..Wish::default() });
+        let expected = json!([
+            { "type": "RLIMIT_NOFILE", "soft": 64, "hard": 128 },
+            { "type": "RLIMIT_CORE", "soft": u64::MAX, "hard": u64::MAX },
+        ]);
+        assert_eq!(doc.get("process.rlimits"), Some(&expected));
+        for bad in ["nofile", "nofile=", "nofile=x", "nofile=+1", "nofile=2:1", "=1:"] {
+            assert!(bad.parse::<Limit>().is_err(), "{bad}");
         }
+        let unknown = Wish { limits: vec!["nosuch=1".parse().expect("a limit")], ..Wish::default() };
+        assert!(fill(&mut Document::new(&"a".parse().expect("name")), &unknown).is_err());
+    }
+
+    #[test]
+    fn words_that_are_not_understood_are_refused() {
+        for bad in ["", "+", "net_raw2", "++kill", "CAP_CAP_KILL"] {
+            assert!(bad.parse::<Change>().is_err(), "{bad:?}");
+        }
+        assert!("stric".parse::<Base>().is_err() && "yes".parse::<Switch>().is_err());
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! Under SELinux a container may use no file of the caller's: the kernel would put the null device in its place, and
 //! what was said would be lost. So the command gets pipes with the container's label, and a process outside passes on
-//! what goes through each of them. A terminal is the command's itself.
+//! what goes through each of them. So it does in a user namespace, where what is the caller's is nobody's, and cannot be
+//! opened as /dev/stdout. A terminal is the command's itself.
 
 use anyhow::{Context, Result};
 use nix::libc;
-use rustix::fs::{XattrFlags, fsetxattr};
+use rustix::fs::{Gid, Uid, XattrFlags, fchown, fsetxattr};
 use rustix::io::fcntl_dupfd_cloexec;
+use sbx::ids::Ids;
 use sbx::process::readable;
 use sbx::sys::{self, Child};
 use std::fs::File;
@@ -30,12 +32,13 @@ struct Stream {
 }
 
 impl Streams {
-    /// Pipes with `label`; none if there is none. Before any namespace is joined: what passes on is the host's.
-    pub fn open(label: Option<&str>) -> Result<Self> {
+    /// Pipes with `label`, and of root inside, where ids are others there; none if there is neither. Before any namespace
+    /// is joined: what passes on is the host's.
+    pub fn open(label: Option<&str>, ids: Option<Ids>) -> Result<Self> {
         let (ended, running) = ends()?;
         let terminals = [stdin().is_terminal(), stdout().is_terminal(), stderr().is_terminal()];
-        let replaced = (0..).zip(terminals).filter(|(_, terminal)| label.is_some() && !terminal);
-        let pipes = replaced.map(|(number, _)| Stream::open(number, label.unwrap_or_default(), ended.as_fd()));
+        let replaced = (0..).zip(terminals).filter(|(_, terminal)| (label.is_some() || ids.is_some()) && !terminal);
+        let pipes = replaced.map(|(number, _)| Stream::open(number, label, ids, ended.as_fd()));
         Ok(Self { pipes: pipes.collect::<Result<_>>()?, running })
     }
 
@@ -62,10 +65,16 @@ impl Streams {
 }
 
 impl Stream {
-    fn open(number: RawFd, label: &str, ended: BorrowedFd<'_>) -> Result<Self> {
+    fn open(number: RawFd, label: Option<&str>, ids: Option<Ids>, ended: BorrowedFd<'_>) -> Result<Self> {
         let (read, write) = ends()?;
-        fsetxattr(&read, "security.selinux", label.as_bytes(), XattrFlags::empty())
-            .with_context(|| format!("cannot label a pipe {label}"))?;
+        if let Some(label) = label {
+            fsetxattr(&read, "security.selinux", label.as_bytes(), XattrFlags::empty())
+                .with_context(|| format!("cannot label a pipe {label}"))?;
+        }
+        if let Some(Ids { uid, gid, .. }) = ids {
+            fchown(&read, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .context("cannot give a pipe to the container")?;
+        }
         let Some(pump) = sys::fork().context("cannot make a process")? else {
             let _ = match number {
                 0 => pass_on(stdin().as_fd(), write.as_fd(), ended),

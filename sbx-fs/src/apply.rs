@@ -12,9 +12,9 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use sbx::inner::{IDENTITY, SNAKEOIL_KEY};
 use sbx::storage::{self, Storage};
 use sbx::tree::{DIRECTORY, Node};
-use sbx::{Document, Name, label, store, tool};
+use sbx::{Document, Name, label, landlock, store, tool};
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, symlink};
@@ -158,7 +158,7 @@ impl Plan {
     }
 
     /// Makes the tree of what `fill` puts into it.
-    pub fn make(&self, fill: impl FnOnce(&OwnedFd) -> Result<(Manifest, Vec<String>)>) -> Result<Vec<String>> {
+    pub fn make(&self, fill: impl FnOnce(&OwnedFd) -> Result<(Manifest, Vec<String>)> + Send) -> Result<Vec<String>> {
         self.carry_out(|| self.base(), fill)
     }
 
@@ -182,7 +182,7 @@ impl Plan {
     fn carry_out(
         &self,
         base: impl FnOnce() -> Result<OwnedFd>,
-        fill: impl FnOnce(&OwnedFd) -> Result<(Manifest, Vec<String>)>,
+        fill: impl FnOnce(&OwnedFd) -> Result<(Manifest, Vec<String>)> + Send,
     ) -> Result<Vec<String>> {
         // What is above the tree only root may pass: setuid programs in it are the container's (CVE-2021-41091).
         let place = store::container(&self.name);
@@ -190,7 +190,7 @@ impl Plan {
         let label = storage::file_label(&self.doc)?;
         let (manifest, notes) = label::making("fscreate", label.as_deref(), || {
             let base = base().with_context(|| format!("cannot make the tree of {}", self.name))?;
-            let filled = fill(&base)?;
+            let filled = landlock::writing_only_below(&[base.as_fd()], || fill(&base))?;
             self.identity(&self.complete(base)?)?;
             Ok(filled)
         })?;
@@ -393,8 +393,12 @@ pub fn remove(name: &Name) -> Result<()> {
     let snapshots = lower.as_deref().and_then(Path::parent).unwrap_or(&beside);
     // Kept elsewhere, under its own name: the link goes last, as the record of the rest.
     let elsewhere = fs::read_link(&place).ok().filter(|path| path.ends_with(name.as_str()));
-    let removed = elsewhere.map_or(Ok(()), |path| tree::remove_at(&path)).and_then(|()| tree::remove_at(&place));
-    tool::all([removed, snapshot::remove_unused(snapshots)])
+    let above = [Some(place.as_path()), elsewhere.as_deref(), Some(snapshots)].into_iter().flatten();
+    let above = above.filter_map(|path| File::open(path.parent()?).ok()).collect::<Vec<_>>();
+    landlock::writing_only_below(&above.iter().map(File::as_fd).collect::<Vec<_>>(), || {
+        let elsewhere = elsewhere.as_deref().map_or(Ok(()), tree::remove_at);
+        tool::all([elsewhere.and_then(|()| tree::remove_at(&place)), snapshot::remove_unused(snapshots)])
+    })
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 mod definition;
 mod export;
 mod import;
-mod place;
+pub mod place;
 
 pub use export::export;
-pub use import::import;
+pub use import::{Terms, import, unpack};
 
 /// The first member: what of the definition is not the host's.
 const DEFINITION: &str = "definition.json";

@@ -7,6 +7,7 @@ use crate::{progress, tree};
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, mkdirat, open, renameat};
 use rustix::io::Errno;
+use sbx::landlock;
 use sbx::tree::Node;
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -34,6 +35,7 @@ pub fn clone(source: &Path, destination: &Path, force: bool) -> Result<Vec<Strin
         copier.copy_all()?;
         Ok(copier.notes)
     };
+    let copy = |to: OwnedFd| landlock::writing_only_below(&[to.try_clone()?.as_fd()], || copy(to));
     progress::during(from.as_fd(), &["/".into()], || place.fill(copy))
 }
 

@@ -3,7 +3,7 @@
 use crate::extra::Extra;
 use anyhow::{Context, Result, bail, ensure};
 use sbx::Document;
-use sbx::storage::Storage;
+use sbx::storage::{self, Storage};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::ErrorKind;
@@ -171,19 +171,15 @@ pub fn keep(doc: &mut Document, wish: &Wish, has_tree: bool) -> Result<()> {
 pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     let has_tree = doc.get("sbx.clone").is_some();
     keep(doc, &wish, has_tree)?;
+    storage::check_ids(doc)?;
     let mut extras: Vec<Extra> = doc.read("sbx.mounts")?.unwrap_or_default();
     for wish in wish.mounts {
         extras.retain(|extra| extra.destination != wish.destination);
         extras.push(wish);
     }
     let mut mounts = file_systems(doc, &extras)?;
-    let split = programs(host)?.into_iter().filter_map(|found| match found {
-        Programs::Tree { name } => Some(format!("/{name}")),
-        Programs::Link { .. } => None,
-    });
     // A root of its own has programs of its own.
-    let shared = ["/usr".to_owned()].into_iter().chain(split).filter(|_| doc.get("sbx.base").is_none());
-    for path in shared {
+    for path in shared(host)?.filter(|_| doc.get("sbx.base").is_none()) {
         mounts.push(json!({ "destination": path, "type": "bind", "source": path, "options": SHARED }));
     }
     let foreign = doc.read::<Vec<Value>>("mounts")?.unwrap_or_default();
@@ -202,6 +198,24 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     doc.set("mounts", mounts)?;
     doc.set("linux.maskedPaths", masked)?;
     doc.set("linux.readonlyPaths", json!(READ_ONLY))
+}
+
+/// The host's programs, as containers have them.
+fn shared(host: &Path) -> Result<impl Iterator<Item = String>> {
+    let split = programs(host)?.into_iter().filter_map(|found| match found {
+        Programs::Tree { name } => Some(format!("/{name}")),
+        Programs::Link { .. } => None,
+    });
+    Ok(["/usr".to_owned()].into_iter().chain(split))
+}
+
+/// What a container of this wish has mounts of, as far as it is there yet: directories and files of the host's.
+pub fn sources(wish: &Wish, host: &Path) -> Result<Vec<PathBuf>> {
+    // What is yet to be made will be on the file system of what it is made in.
+    let kept = wish.path.clone().unwrap_or_else(sbx::store::state_dir);
+    let kept = kept.ancestors().find(|path| path.exists()).map(Path::to_owned);
+    let binds = wish.mounts.iter().filter_map(Extra::of_the_host).filter(|path| path.exists());
+    Ok(shared(host)?.map(PathBuf::from).chain(kept).chain(binds.map(Path::to_owned)).collect())
 }
 
 fn destination(mount: &Value) -> Option<PathBuf> {

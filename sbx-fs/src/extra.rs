@@ -97,6 +97,14 @@ impl Extra {
         matches!(self.source, Source::Ram(_))
     }
 
+    /// The file or directory of the host's that it binds.
+    pub fn of_the_host(&self) -> Option<&Path> {
+        match &self.source {
+            Source::Host { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
     /// The memory that it may take, in bytes.
     pub fn memory(&self) -> u64 {
         match &self.source {

@@ -1,35 +1,12 @@
 //! sbx-fs: the file system of a container: what it shares with the host, what is its own, and how it is mounted.
 
-mod apply;
-mod archive;
-mod clone;
-mod content;
-mod copy;
-mod edit;
-mod extra;
-mod image;
-mod look;
-mod manifest;
-mod mount;
-mod packages;
-mod pax;
-mod progress;
-mod resize;
-mod resolvers;
-#[cfg(test)]
-mod scratch;
-mod secrets;
-mod select;
-mod snapshot;
-mod tree;
-mod upgrade;
-mod writers;
-
 use anyhow::Result;
 use lexopt::Parser;
 use sbx::Name;
 use sbx::tool::{self, Argument, Filter, Tool, Usage};
-use std::io::{self, BufWriter, IsTerminal};
+use sbx_fs::{apply, archive, clone, edit, mount, resize, select, upgrade};
+use serde_json::json;
+use std::io::{self, BufReader, BufWriter, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -40,6 +17,7 @@ sbx-fs: the file system of a container: what it shares with the host, what is it
 
 usage: sbx-fs base [--name NAME] DIRECTORY                  document in, document out
        sbx-fs layout [--name NAME] [OPTION...]               document in, document out
+       sbx-fs idmap [OPTION...]
        sbx-fs clone [--name NAME] [--dry-run] [OPTION...]   document in, document out
        sbx-fs clone [--force] SOURCE DESTINATION            any directory tree, no document
        sbx-fs mount [--name NAME] [--dry-run]               document in, document out
@@ -53,6 +31,8 @@ usage: sbx-fs base [--name NAME] DIRECTORY                  document in, documen
 base    fills in sbx.base: the container gets a root of its own, made from this directory, instead
         of sharing the host's programs
 layout  fills in root, mounts, linux.maskedPaths and linux.readonlyPaths
+idmap   tries whether what a container of that layout has of the host's can have the ids of a user
+        namespace, and prints what cannot, and why, as JSON
 clone   makes the private tree: /etc as the host's, without its secrets and identity; /var with the
         directories of the packages that own the units; /root, /home and /srv empty; fills in sbx.clone;
         with operands: makes the directory DESTINATION a clone of the directory SOURCE, whole or not at all
@@ -94,6 +74,7 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
     match verb {
         "base" => base(options),
         "layout" => layout(options),
+        "idmap" => idmap(options),
         "clone" => clone(options),
         "mount" => Filter::apply().only(options)?.run(|doc, act| mount::mount(doc, act)),
         "resize" => Filter::apply().only(options)?.run(|doc, act| resize::resize(doc, act)),
@@ -119,18 +100,40 @@ fn base(options: &mut Parser) -> Result<()> {
     filter.run(|doc, _| edit::base(doc, &directory))
 }
 
+/// Takes an option, with its value, if it is one of a layout's.
+fn take(wish: &mut edit::Wish, arg: &Argument, options: &mut Parser) -> Result<bool> {
+    match arg.long() {
+        "mount" => wish.mounts.push(tool::value(options)?),
+        "store" => wish.store = Some(tool::value(options)?),
+        "path" => wish.path = Some(tool::value(options)?),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
 fn layout(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::edit();
     let mut wish = edit::Wish::default();
     while let Some(arg) = tool::next(options)? {
-        match arg.long() {
-            "mount" => wish.mounts.push(tool::value(options)?),
-            "store" => wish.store = Some(tool::value(options)?),
-            "path" => wish.path = Some(tool::value(options)?),
-            _ => filter.take(arg, options)?,
+        if !take(&mut wish, &arg, options)? {
+            filter.take(arg, options)?;
         }
     }
     filter.run(|doc, _| edit::layout(doc, wish, "/".as_ref()))
+}
+
+fn idmap(options: &mut Parser) -> Result<()> {
+    let mut wish = edit::Wish::default();
+    while let Some(arg) = tool::next(options)? {
+        if !take(&mut wish, &arg, options)? {
+            return Err(arg.unexpected());
+        }
+    }
+    let refused = mount::without_ids(&edit::sources(&wish, "/".as_ref())?)?;
+    let overlay = wish.store.unwrap_or_default().can_map_ids().err().map(|error| ("sbx.store".into(), error));
+    let refused = overlay.into_iter().chain(refused);
+    let refused: Vec<_> = refused.map(|(what, why)| json!({ "what": what, "why": format!("{why:#}") })).collect();
+    tool::print(&serde_json::to_vec(&refused)?)
 }
 
 fn upgrade(options: &mut Parser) -> Result<()> {
@@ -146,7 +149,7 @@ fn export(options: &mut Parser) -> Result<()> {
     if stdout.is_terminal() {
         return Err(Usage("would write an archive to a terminal".into()).into());
     }
-    say(&archive::export(&name, force, BufWriter::new(stdout.lock()))?);
+    say(&archive::export(&name, force, BufWriter::new(stdout))?);
     Ok(())
 }
 
@@ -166,7 +169,7 @@ fn import(options: &mut Parser) -> Result<()> {
     if stdin.is_terminal() {
         return Err(Usage("stdin is a terminal: pipe an archive in".into()).into());
     }
-    let (doc, notes) = archive::import(&name, &wish, devices, stdin.lock())?;
+    let (doc, notes) = archive::import(&name, &wish, devices, BufReader::new(stdin))?;
     tool::print(&doc.to_line())?;
     say(&notes);
     Ok(())

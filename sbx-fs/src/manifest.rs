@@ -5,11 +5,11 @@
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FileType, Mode, OFlags, openat, readlinkat, renameat};
-use sbx::tree::{Node, walk};
+use sbx::tree::{Node, components, walk};
 use sbx::{Name, store};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write as _};
@@ -189,7 +189,11 @@ fn entry(line: &str) -> Result<(PathBuf, State)> {
         uid: value("uid")?.parse()?,
         gid: value("gid")?.parse()?,
     };
-    Ok((PathBuf::from(OsString::from_vec(decode(path)?)), state))
+    let path = PathBuf::from(OsString::from_vec(decode(path)?));
+    // One of an archive may be anybody's.
+    let straight: PathBuf = [OsStr::new("/")].into_iter().chain(components(&path)).collect();
+    ensure!(path.as_os_str() == straight.as_os_str(), "its path does not go straight down");
+    Ok((path, state))
 }
 
 /// Bytes as mtree(5) has them: what a line or a word could end by, or a pattern begin with, as `\` and three octal digits.
@@ -236,13 +240,25 @@ mod tests {
         })
     }
 
+    /// Any bytes but those that no name may have.
+    fn name() -> impl Strategy<Value = Vec<u8>> {
+        let byte = any::<u8>().prop_filter("in no name", |byte| !matches!(byte, 0 | b'/'));
+        prop::collection::vec(byte, 1..40).prop_filter("no name", |name| !matches!(name.as_slice(), b"." | b".."))
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn a_manifest_reads_as_it_was_written(entries in prop::collection::vec((prop::collection::vec(1_u8.., 1..40), state()), 0..20)) {
+        fn a_manifest_reads_as_it_was_written(entries in prop::collection::vec((name(), state()), 0..20)) {
             let path = |name: Vec<u8>| Path::new("/").join(OsString::from_vec(name));
             let manifest = Manifest(entries.into_iter().map(|(name, state)| (path(name), state)).collect());
             prop_assert_eq!(Manifest::parse(&manifest.text()).expect("a manifest"), manifest);
+        }
+
+        #[test]
+        fn a_path_that_does_not_go_straight_down_is_refused(path in "(/\\.\\./x|/a/\\.\\.|//a|/a/|/\\./a|/a//b||a)") {
+            let line = format!(".{path} type=dir mode=0755 uid=0 gid=0\n");
+            prop_assert!(Manifest::parse(line.as_bytes()).is_err());
         }
 
         #[test]

@@ -6,23 +6,24 @@
 
 mod file_system;
 mod plan;
-mod procfs;
 mod root;
+mod verify;
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use file_system::FileSystem;
 use nix::sched::CloneFlags;
-use plan::{Bind, Host, Image, Mount, Plan, ReadOnly, Source};
-use procfs::Procfs;
+use plan::{Attributes, Bind, Host, Image, Mount, Plan, ReadOnly, Source};
 use root::Root;
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, makedev, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
-use sbx::process::{Live, Recorded};
+use sbx::process::Live;
+use sbx::procfs::Procfs;
 use sbx::{Document, host, namespace, storage, sys};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 /// Mounts what the document asks for, and makes it the root of the container.
 pub fn mount(doc: &Document, act: bool) -> Result<()> {
@@ -30,12 +31,12 @@ pub fn mount(doc: &Document, act: bool) -> Result<()> {
     let procfs = Procfs::open()?;
     let host = Host::new(&procfs.mounts()?, host::runs_selinux());
     let plan = Plan::of(doc, &host)?;
-    let opened = Opened::open(doc, &plan)?;
     if !act {
-        return Ok(());
+        return Opened::open(doc, &plan, None).map(drop);
     }
-    let holder: Recorded = doc.require("sbx.state.holder")?;
-    let holder = holder.open()?.with_context(|| format!("container {name} is not running"))?;
+    let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
+    let users = plan.ids.map(|_| namespace::users(&holder, &procfs)).transpose()?;
+    let opened = Opened::open(doc, &plan, users.as_ref())?;
     join(doc, &holder, &procfs)?;
     let built = in_child(|| build(&plan, opened, &holder, &procfs));
     ensure!(!holder.has_ended()?, "container {name} has ended");
@@ -61,18 +62,25 @@ enum Content<'a> {
 }
 
 impl<'a> Opened<'a> {
-    fn open(doc: &Document, plan: &'a Plan) -> Result<Self> {
+    /// With the ids of a user namespace, if there is one: what comes from the host keeps its owners on disk, and has them
+    /// inside.
+    fn open(doc: &Document, plan: &'a Plan, users: Option<&OwnedFd>) -> Result<Self> {
         let open = || match storage::mounted(doc)? {
-            Some(root) => plan.root.attributes.apply(&root).map(|()| root),
-            None => bind(&plan.root, ResolveFlags::empty()),
+            Some(root) => plan.root.attributes.apply(&root).and_then(|()| with_ids(root, users)),
+            None => with_ids(bind(&plan.root, ResolveFlags::empty())?, users),
         };
         let root = open().with_context(|| format!("cannot open the root {}", plan.root.path.display()))?;
         let content = |mount: &'a Mount| {
             match &mount.source {
                 Source::Bind(source) => {
-                    bind(source, NO_LINKS).map(|tree| Content::Tree(tree, source.attributes.read_only()))
+                    // A device node stays the host's, and nobody's inside.
+                    let users = users.filter(|_| source.device.is_none());
+                    let tree = bind(source, NO_LINKS).and_then(|tree| with_ids(tree, users));
+                    tree.map(|tree| Content::Tree(tree, source.attributes.read_only()))
                 }
-                Source::Image(source) => image(source).map(|tree| Content::Tree(tree, source.attributes.read_only())),
+                Source::Image(source) => image(source)
+                    .and_then(|tree| with_ids(tree, users))
+                    .map(|tree| Content::Tree(tree, source.attributes.read_only())),
                 Source::Inside(source) => Ok(Content::Inside(source)),
                 Source::FileSystem(source) => source.configure().map(|_| Content::FileSystem(source)),
             }
@@ -112,6 +120,29 @@ fn bind(source: &Bind, resolve: ResolveFlags) -> Result<OwnedFd> {
     sys::mount_setattr(&tree, true, 0, 0, nix::libc::MS_PRIVATE).context("cannot make it private")?;
     source.attributes.apply(&tree)?;
     Ok(tree)
+}
+
+/// Those of the host's directories whose mounts cannot have the ids of a user namespace, and why. It is tried: only the
+/// file systems know.
+pub fn without_ids(directories: &[PathBuf]) -> Result<Vec<(PathBuf, Error)>> {
+    let users = namespace::unused_users(&Procfs::open()?)?;
+    let refused = directories.iter().filter_map(|path| {
+        let source = Bind { path: path.clone(), recursive: true, device: None, attributes: Attributes::default() };
+        let tree = bind(&source, ResolveFlags::empty()).and_then(|tree| with_ids(tree, Some(&users)));
+        tree.err().map(|error| (path.clone(), error))
+    });
+    Ok(refused.collect())
+}
+
+/// The mount with the ids of a user namespace, if there is one.
+fn with_ids(tree: OwnedFd, users: Option<&OwnedFd>) -> Result<OwnedFd> {
+    let mapped = users.map_or(Ok(()), |users| sys::mount_id_map(&tree, users));
+    match mapped {
+        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => {
+            bail!("its file system, or one that is mounted below it, cannot have the ids of a user namespace")
+        }
+        mapped => mapped.map(|()| tree).context("cannot map its ids"),
+    }
 }
 
 /// The file systems that an image is tried for: those on block devices that are in common use.
@@ -159,6 +190,8 @@ fn join(doc: &Document, holder: &Live, procfs: &Procfs) -> Result<()> {
     // These two it must have whatever the document says. All are joined, since each file system shows the processes,
     // interfaces or cgroups of whoever mounts it.
     let flags = namespace::flags(doc)? | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+    // Not the user namespace, in which nobody may do what is still to be done.
+    let flags = flags - CloneFlags::CLONE_NEWUSER;
     namespace::join(holder, flags)?;
     if procfs.identity("self/root")? != root {
         bail!("the root of process {} has been replaced already", holder.pid);
@@ -191,6 +224,9 @@ fn in_child(work: impl FnOnce() -> Result<()>) -> Result<()> {
 /// In the child: mounts everything in the order in which the document has it, and what is read-only or masked on top.
 fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Result<()> {
     let mut root = Root::attach(opened.root)?;
+    if let Some(ids) = plan.ids {
+        namespace::make_files_as(ids)?;
+    }
     for (mount, content) in plan.mounts.iter().zip(opened.contents) {
         match content {
             Content::Tree(tree, read_only) => root.bind(&mount.destination, &tree, read_only).map(drop),
@@ -215,7 +251,7 @@ fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Res
         let place = format!("{}/{place}", holder.pid);
         ensure!(procfs.identity(&place)? == procfs.identity("self/root")?, "/proc/{place} is not the container's root");
     }
-    match procfs::writable(&procfs.mounts()?, root.read_only()) {
+    match verify::writable(&procfs.mounts()?, root.read_only()) {
         Some(point) => bail!("{} was to be read-only and is not", point.display()),
         None => Ok(()),
     }

@@ -160,7 +160,7 @@ mod tests {
     fn read(archive: impl Read) -> anyhow::Result<Vec<Member>> {
         let mut reader = Reader::new(std::io::BufReader::new(archive));
         let mut members = Vec::new();
-        while let Some(mut member) = reader.next()? {
+        while let Some(mut member) = reader.member()? {
             // They are written in the order of their escaped names.
             member.look.attributes.sort();
             let mut content = vec![0; stored(&member.what).min(1 << 20) as usize];
@@ -192,7 +192,7 @@ mod tests {
                 // What the checksum is right for gets further.
                 header::seal(&mut archive[at / BLOCK * BLOCK..][..BLOCK]);
             }
-            let _ = Reader::new(archive.as_slice()).next();
+            let _ = Reader::new(archive.as_slice()).member();
         }
 
         #[test]

@@ -5,7 +5,6 @@ use anyhow::{Context, Result};
 use nix::sched::CloneFlags;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fsconfig_set_string, fspick};
-use sbx::process::Recorded;
 use sbx::{Document, namespace, storage};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -31,8 +30,7 @@ pub fn resize(doc: &Document, act: bool) -> Result<()> {
         return Ok(());
     }
     storage::grow(doc)?;
-    let holder: Recorded = doc.require("sbx.state.holder")?;
-    let holder = holder.open()?.with_context(|| format!("container {name} is not running"))?;
+    let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
     // From here on "/" is the container's.
     namespace::join(&holder, CloneFlags::CLONE_NEWNS)?;
     for Mount { destination, options, .. } in mounts.iter().filter(|mount| mount.kind.as_deref() == Some("tmpfs")) {

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, RenameFlags, openat, renameat, renameat_with, sy
 use rustix::io::Errno;
 use sbx::storage::{self, Storage};
 use sbx::tree::{DIRECTORY, Node};
-use sbx::{Name, inner, label, store, tool};
+use sbx::{Name, inner, label, landlock, store, tool};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -56,22 +56,25 @@ pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
         // On the file system of the tree itself; root inside may do there what he may do with the tree.
         Storage::Image { .. } | Storage::Overlay => tree.try_clone()?,
     };
-    unstage(&staging)?;
-    let upgraded = label::making("fscreate", label.as_deref(), || {
-        let staged = stage(&staging).with_context(|| format!("cannot make {STAGED} of {name}"))?;
-        selection.copy("/".as_ref(), &staged, Extent::Node)?;
-        let host = Manifest::of(&staged, &selection.nodes(), |_, _| true)?;
-        let ours = Manifest::compared(&tree, &selection.nodes(), &[&base, &host])?;
-        let mut changes = plan(&base, &host, &ours);
-        if act {
-            carry_out(&mut changes, &staged, &tree)?;
-            syncfs(&tree).with_context(|| format!("cannot sync the tree of {name}"))?;
-        }
-        Ok((changes, host))
-    });
-    let unstaged = unstage(&staging);
-    let (changes, host) = upgraded?;
-    unstaged?;
+    let upgrade = || {
+        unstage(&staging)?;
+        let upgraded = stage(&staging).with_context(|| format!("cannot make {STAGED} of {name}")).and_then(|staged| {
+            selection.copy("/".as_ref(), &staged, Extent::Node)?;
+            let host = Manifest::of(&staged, &selection.nodes(), |_, _| true)?;
+            let ours = Manifest::compared(&tree, &selection.nodes(), &[&base, &host])?;
+            let mut changes = plan(&base, &host, &ours);
+            if act {
+                carry_out(&mut changes, &staged, &tree)?;
+                syncfs(&tree).with_context(|| format!("cannot sync the tree of {name}"))?;
+            }
+            Ok((changes, host))
+        });
+        let unstaged = unstage(&staging);
+        upgraded.and_then(|upgraded| unstaged.map(|()| upgraded))
+    };
+    let (changes, host) = label::making("fscreate", label.as_deref(), || {
+        landlock::writing_only_below(&[staging.as_fd(), tree.as_fd()], upgrade)
+    })?;
     if act && host != base {
         host.save(name)?;
     }

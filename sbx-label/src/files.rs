@@ -8,7 +8,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, Mode, OFlags, XattrFlags, getxattr, openat, setxattr};
 use rustix::io::Errno;
 use sbx::tree::{Id, Node, link, walk};
-use sbx::{Document, storage, store};
+use sbx::{Document, landlock, storage, store};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -77,7 +77,11 @@ impl Tree {
 
     /// Gives every file the label that `wanted` has for the one that it has, if any. If `act` is not set, or if
     /// there is one that may not be labelled, none is.
-    pub fn change<'a>(&self, act: bool, wanted: impl Fn(Option<&str>) -> Option<&'a str>) -> Result<()> {
+    pub fn change<'a>(&self, act: bool, wanted: impl Fn(Option<&str>) -> Option<&'a str> + Send) -> Result<()> {
+        landlock::writing_only_below(&[], || self.change_each(act, wanted))
+    }
+
+    fn change_each<'a>(&self, act: bool, wanted: impl Fn(Option<&str>) -> Option<&'a str>) -> Result<()> {
         let mut changes = false;
         // Files of several names, by the number of those not yet seen: one outside of the tree is not ours to label.
         let mut unseen: HashMap<Id, (u32, PathBuf)> = HashMap::new();

@@ -3,12 +3,12 @@
 mod apply;
 mod edit;
 mod files;
-mod level;
 mod reserved;
 
 use anyhow::Result;
 use lexopt::Parser;
 use sbx::tool::{self, Filter, Tool};
+use sbx_label::level;
 use std::process::ExitCode;
 
 const HELP: &str = "\

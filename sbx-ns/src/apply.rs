@@ -2,14 +2,16 @@
 
 use crate::edit::Plan;
 use crate::holder;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{AtFlags, OFlag};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{chdir, execveat, pipe2, sethostname};
 use sbx::cgroup::{Cgroups, Entry};
+use sbx::ids::Ids;
 use sbx::process::{Live, Recorded};
-use sbx::{Document, Name, program, store, sys, tool};
+use sbx::procfs::Procfs;
+use sbx::{Document, Name, namespace, program, store, sys, tool};
 use serde_json::json;
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -23,6 +25,12 @@ use std::time::Duration;
 /// How long a killed holder may take to be gone: the kernel ends all processes of its namespace first.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Claims ids for the user namespace of the document, if it has one, and fills them in.
+pub fn alloc(doc: &mut Document, act: bool) -> Result<()> {
+    let name = doc.name()?;
+    Ids::claim(doc, &name, act)?.map_or(Ok(()), |ids| ids.fill(doc))
+}
+
 /// Makes the namespaces and starts their holder; the running document is complete before the holder is released.
 pub fn create(doc: &mut Document, act: bool) -> Result<()> {
     let name = doc.name()?;
@@ -34,8 +42,12 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
     if !act {
         return Ok(());
     }
+    if let Some(ids) = plan.ids {
+        ids.verify(&name)?;
+    }
     let start = Start {
         joined: plan.joined.iter().map(open_namespace).collect::<Result<_>>()?,
+        procfs: Procfs::open()?,
         cgroup: Entry::open(&cgroups.payload)?,
         program: program::read_only()?,
         plan,
@@ -43,6 +55,8 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
     };
     let (status_out, status_in) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let (go_out, go_in) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    // What somebody else has made is out of reach from a user namespace.
+    start.join(|flag| flag != CloneFlags::CLONE_NEWCGROUP)?;
     // A cgroup namespace's root is the cgroup in which it is made: that one waits until the child has entered its own.
     let flags = start.plan.new - CloneFlags::CLONE_NEWCGROUP;
     let Some(child) = sys::clone3(flags.bits(), start.cgroup.unified()).context("cannot make namespaces")? else {
@@ -51,6 +65,13 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
         let _ = write!(File::from(status_in), "{error:#}");
         sys::exit(1);
     };
+    let mut go = File::from(go_in);
+    if let Some(ids) = start.plan.ids {
+        let map =
+            |file, first| start.procfs.write(format!("{}/{file}", child.pid), Ids::map(first, ids.size).as_bytes());
+        map("uid_map", ids.uid).and_then(|()| map("gid_map", ids.gid)).context("cannot map the ids")?;
+        go.write_all(b"!").context("cannot tell the holder")?;
+    }
     drop((status_in, go_out, start));
     let mut status = String::new();
     File::from(status_out).read_to_string(&mut status).context("cannot hear from the holder")?;
@@ -60,13 +81,15 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
     }
     doc.set("sbx.state.holder", json!(Recorded::now(child.pid)?))?;
     keep(&name, doc)?;
-    File::from(go_in).write_all(b"!").context("cannot release the holder")
+    go.write_all(b"!").context("cannot release the holder")
 }
 
 /// All that the child needs on its way to become the holder.
 struct Start {
     plan: Plan,
     joined: Vec<(CloneFlags, OwnedFd)>,
+    /// The maker's, in which the child finds itself too.
+    procfs: Procfs,
     cgroup: Entry,
     program: OwnedFd,
     listener: UnixListener,
@@ -76,6 +99,9 @@ impl Start {
     /// In the child: completes the namespaces and executes the holder.
     fn become_holder(&self, name: &Name, go: &OwnedFd, status: &OwnedFd) -> Result<Infallible> {
         self.enter()?;
+        if self.plan.ids.is_some() {
+            self.become_root(go)?;
+        }
         let program = holder::aside(&self.program)?;
         holder::descriptors(&self.listener, go, status).context("cannot place the holder's descriptors")?;
         let args = [c"sbx-ns".to_owned(), CString::new(holder::VERB)?, CString::new(name.as_str())?];
@@ -84,14 +110,28 @@ impl Start {
         execveat(&program, c"", &args, &none, AtFlags::AT_EMPTY_PATH).context("cannot execute the holder")
     }
 
+    /// Joins those of the namespaces that are to be joined.
+    fn join(&self, which: impl Fn(CloneFlags) -> bool) -> Result<()> {
+        for (flag, namespace) in self.joined.iter().filter(|(flag, _)| which(*flag)) {
+            setns(namespace, *flag).context("cannot join a namespace")?;
+        }
+        Ok(())
+    }
+
+    /// Becomes root of the user namespace, once its maker has said which ids are its own.
+    fn become_root(&self, go: &OwnedFd) -> Result<()> {
+        ensure!(rustix::io::read(go, &mut [0])? == 1, "its maker is gone");
+        // None can be made inside, by whatever way: a kernel's bug has more to offer there (CVE-2022-0185).
+        self.procfs.write("sys/user/max_user_namespaces", b"0").context("cannot forbid user namespaces")?;
+        namespace::become_root()
+    }
+
     fn enter(&self) -> Result<()> {
         self.cgroup.join_v1()?;
         if self.plan.new.contains(CloneFlags::CLONE_NEWCGROUP) {
             unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot make a cgroup namespace")?;
         }
-        for (flag, namespace) in &self.joined {
-            setns(namespace, *flag).context("cannot join a namespace")?;
-        }
+        self.join(|flag| flag == CloneFlags::CLONE_NEWCGROUP)?;
         // From here on no mount goes out to the host, and none of the host's comes in.
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
             .context("cannot make the mounts private")?;
@@ -159,14 +199,9 @@ fn end(name: &Name) -> Result<()> {
 
 /// The running document of `name` and its holder, if that is alive.
 fn holder_of(name: &Name) -> Result<Option<(Document, Live)>> {
-    let path = store::running(name);
-    let bytes = match fs::read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        bytes => bytes.with_context(|| format!("cannot read {}", path.display()))?,
-    };
-    let doc = Document::parse(&bytes).with_context(|| path.display().to_string())?;
-    let recorded: Recorded = doc.require("sbx.state.holder").with_context(|| path.display().to_string())?;
-    Ok(recorded.open()?.map(|live| (doc, live)))
+    let Some(doc) = store::kept(name)? else { return Ok(None) };
+    let holder = sbx::holder::of(&doc).with_context(|| store::running(name).display().to_string())?;
+    Ok(holder.map(|holder| (doc, holder)))
 }
 
 /// Makes the runtime directory, empty, and the control socket in it.

@@ -6,28 +6,36 @@ mod holder;
 
 use anyhow::Result;
 use lexopt::Parser;
+use sbx::ids::Ids;
 use sbx::tool::{self, Filter, Tool};
 use std::process::ExitCode;
 
 const HELP: &str = "\
 sbx-ns: makes a container's namespaces and keeps them alive with one small process
 
-usage: sbx-ns plan [--name NAME] [--hostname TEXT]   document in, document out
+usage: sbx-ns plan [--name NAME] [--hostname TEXT] [--userns USERS]   document in, document out
+       sbx-ns alloc [--name NAME] [--dry-run]        document in, document out
        sbx-ns create [--name NAME] [--dry-run]       document in, document out
        sbx-ns show NAME
        sbx-ns list
-       sbx-ns remove NAME
+       sbx-ns remove [--ids] NAME
 
-plan    fills in linux.namespaces and hostname, where the document has none
+plan    fills in linux.namespaces and hostname, where the document has none, and what is asked for
+alloc   claims ids of the host's for a user namespace, if linux.namespaces has one: those of
+        linux.uidMappings and gidMappings, or else any that nobody has, and fills in those two; a
+        container that has ids keeps them
 create  makes the namespaces that linux.namespaces lists (joins those that have a path) in the cgroup of
         sbx.state.cgroups, starts their holder, fills in sbx.state.holder, and keeps the running document
 show    prints the running document of NAME
 list    prints name, pid and status of all containers that have a holder, as JSON: a container is
         'created' until sbx-exec boot has made it 'running'
-remove  ends the holder of NAME and with it all of its processes
+remove  ends the holder of NAME and with it all of its processes; with --ids gives back its ids
 
   --name NAME       start a document instead of reading one
   --hostname TEXT   host name inside (NAME)
+  --userns USERS    auto: ids of its own, by a user namespace; host: those of the host (as without);
+                    UID:GID:SIZE: root inside is user UID and group GID of the host's, and SIZE ids
+                    from there on are the container's
   --dry-run         check, print the document, and touch nothing
   --help, --version
 ";
@@ -39,13 +47,19 @@ fn main() -> ExitCode {
 fn run(verb: &str, options: &mut Parser) -> Result<()> {
     match verb {
         "plan" => plan(options),
+        "alloc" => Filter::apply().only(options)?.run(apply::alloc),
         "create" => Filter::apply().only(options)?.run(apply::create),
         "show" => tool::print(&apply::show(&tool::only_name(options)?)?.to_line()),
         "list" => {
             tool::no_arguments(options)?;
             tool::print(&apply::list()?)
         }
-        "remove" => apply::remove(&tool::only_name(options)?),
+        "remove" => {
+            let mut ids = false;
+            let name = tool::name_and(options, &mut [("ids", &mut ids)])?;
+            apply::remove(&name)?;
+            if ids { Ids::release(&name) } else { Ok(()) }
+        }
         // How `create` starts the holder; nobody else can, for want of its descriptors.
         holder::VERB => holder::main(),
         _ => Err(tool::no_verb(verb)),
@@ -54,12 +68,13 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
 
 fn plan(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::edit();
-    let mut hostname: Option<edit::Hostname> = None;
+    let mut wish = edit::Wish::default();
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
-            "hostname" => hostname = Some(tool::value(options)?),
+            "hostname" => wish.hostname = Some(tool::value(options)?),
+            "userns" => wish.users = Some(tool::value(options)?),
             _ => filter.take(arg, options)?,
         }
     }
-    filter.run(|doc, _| edit::plan(doc, hostname))
+    filter.run(|doc, _| edit::plan(doc, wish))
 }

@@ -5,8 +5,11 @@ use anyhow::{Result, bail};
 /// One `Key=Value` of a section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
+    /// The section's name.
     pub section: String,
+    /// Never with white space around it.
     pub key: String,
+    /// Likewise; empty, where systemd forgets the values before.
     pub value: String,
 }
 

@@ -1,8 +1,10 @@
 //! The cgroup directories that a running document records, and how a process enters them.
 
 use anyhow::{Context, Result};
+use nix::libc;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
+use std::fs;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +15,25 @@ pub struct Cgroups {
     pub payload: Vec<PathBuf>,
     /// Where executed commands run: beside it, below the same limits.
     pub exec: Vec<PathBuf>,
+}
+
+impl Cgroups {
+    /// Whether a process is in the container's cgroups, or below: an init makes cgroups of its own. How the kernel calls
+    /// them begins where the caller's cgroup namespace does (cgroup_namespaces(7)), which is a part of their paths.
+    pub fn hold(&self, pid: i32) -> Result<bool> {
+        let path = format!("/proc/{pid}/cgroup");
+        let text = match fs::read_to_string(&path) {
+            // It has ended.
+            Err(error) if [Some(libc::ENOENT), Some(libc::ESRCH)].contains(&error.raw_os_error()) => return Ok(false),
+            text => text.with_context(|| format!("cannot read {path}"))?,
+        };
+        let own: Vec<&Path> = text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).map(Path::new).collect();
+        let holds = |directory: &PathBuf| {
+            let above = own.iter().flat_map(|path| path.ancestors()).filter_map(|path| path.strip_prefix("/").ok());
+            above.filter(|path| !path.as_os_str().is_empty()).any(|path| directory.ends_with(path))
+        };
+        Ok(self.payload.iter().all(holds))
+    }
 }
 
 /// A set of cgroups that a process is about to enter, opened while their paths can be seen.

@@ -41,13 +41,20 @@ impl Claims {
         Ok(self.list()?.into_iter().find_map(|(thing, name)| (name == owner.as_str()).then_some(thing)))
     }
 
+    /// Keeps others from taking any, as long as the descriptor is open: for things that may overlap.
+    pub fn lock(&self) -> Result<fs::File> {
+        self.make()?;
+        let lock = || -> std::io::Result<_> {
+            let dir = fs::File::open(&self.dir)?;
+            rustix::fs::flock(&dir, rustix::fs::FlockOperation::LockExclusive)?;
+            Ok(dir)
+        };
+        lock().with_context(|| format!("cannot lock {}", self.dir.display()))
+    }
+
     /// Takes the first free one of `candidates` for `owner`; `None` if there is none.
     pub fn take(&self, owner: &Name, candidates: impl IntoIterator<Item = String>) -> Result<Option<String>> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.dir)
-            .with_context(|| format!("cannot make {}", self.dir.display()))?;
+        self.make()?;
         for thing in candidates {
             match symlink(owner.as_str(), self.dir.join(&thing)) {
                 Ok(()) => return Ok(Some(thing)),
@@ -56,6 +63,11 @@ impl Claims {
             }
         }
         Ok(None)
+    }
+
+    fn make(&self) -> Result<()> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
+        made.with_context(|| format!("cannot make {}", self.dir.display()))
     }
 
     /// Gives back whatever `owner` holds. Nothing to give back is a success.

@@ -5,6 +5,8 @@
 //! line of JSON for each event. A connection that closes without a word says that the holder has become the program:
 //! exec closed it.
 
+use crate::cgroup::Cgroups;
+use crate::process::{Live, Recorded};
 use crate::tool::Status;
 use crate::{Document, Name, store};
 use anyhow::{Context, Result, ensure};
@@ -17,6 +19,21 @@ use std::os::unix::net::UnixStream;
 
 /// The longest order in bytes; a document of a hundred times the usual size fits.
 const MAX_ORDER: u64 = 4 << 20;
+
+/// The holder of a running document, if it lives. Whoever wrote the document may have meant another process: one that
+/// is not in the cgroups of the document is refused, and neither joined nor killed.
+pub fn of(doc: &Document) -> Result<Option<Live>> {
+    let recorded: Recorded = doc.require("sbx.state.holder").context("not a running document")?;
+    let Some(holder) = recorded.open()? else { return Ok(None) };
+    let cgroups: Cgroups = doc.read("sbx.state.cgroups")?.unwrap_or_default();
+    let inside = cgroups.hold(holder.pid)?;
+    // Once it has ended it is in none.
+    if holder.has_ended()? {
+        return Ok(None);
+    }
+    ensure!(inside, "process {} is not in the cgroup of container {}", holder.pid, doc.name()?);
+    Ok(Some(holder))
+}
 
 /// What the holder is to become, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,11 +1,19 @@
 //! The kinds of namespaces, and how a process joins those of a container.
 
 use crate::Document;
+use crate::ids::Ids;
 use crate::process::Live;
+use crate::procfs::Procfs;
+use crate::sys;
 use anyhow::{Context, Result, ensure};
+use caps::CapSet;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl::set_dumpable;
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid, setgroups, setresgid, setresuid};
 use serde::Deserialize;
 use std::fs;
+use std::io::{Read, pipe};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// A kind of namespace (namespaces(7)).
@@ -19,8 +27,9 @@ pub struct Kind {
     file: &'static str,
 }
 
-/// The kinds that we know.
-pub const KINDS: [Kind; 6] = [
+/// The kinds that we know. A container has all but the first unless it is told otherwise.
+pub const KINDS: [Kind; 7] = [
+    Kind { name: "user", flag: CloneFlags::CLONE_NEWUSER, file: "user" },
     Kind { name: "pid", flag: CloneFlags::CLONE_NEWPID, file: "pid" },
     Kind { name: "mount", flag: CloneFlags::CLONE_NEWNS, file: "mnt" },
     Kind { name: "ipc", flag: CloneFlags::CLONE_NEWIPC, file: "ipc" },
@@ -83,6 +92,59 @@ pub fn enter(holder: &Live, flags: CloneFlags) -> Result<()> {
         return Ok(());
     }
     setns(&holder.fd, flags).with_context(|| format!("cannot join the namespaces of process {}", holder.pid))
+}
+
+/// The user namespace of a container, to map the ids of mounts by.
+pub fn users(holder: &Live, procfs: &Procfs) -> Result<OwnedFd> {
+    let users = procfs.follow(&format!("{}/ns/user", holder.pid))?;
+    // Opened while the holder lived: by now the pid may be another's, but then it was its own.
+    ensure!(!holder.has_ended()?, "process {} has ended", holder.pid);
+    Ok(users)
+}
+
+/// A user namespace that nobody is in, to try by whether mounts can have its ids.
+pub fn unused_users(procfs: &Procfs) -> Result<OwnedFd> {
+    let failed = "cannot make a user namespace";
+    let (mut wait, end) = pipe().context(failed)?;
+    let Some(child) = sys::clone3(CloneFlags::CLONE_NEWUSER.bits(), None).context(failed)? else {
+        drop(end);
+        // Until its maker has what it wants, or is gone.
+        let _ = wait.read(&mut [0]);
+        sys::exit(0);
+    };
+    let map = |file: &str| procfs.write(format!("{}/{file}", child.pid), Ids::map(u32::from(u16::MAX), 1).as_bytes());
+    let made =
+        map("uid_map").and_then(|()| map("gid_map")).and_then(|()| procfs.follow(&format!("{}/ns/user", child.pid)));
+    drop(end);
+    child.wait()?;
+    made.context(failed)
+}
+
+/// Becomes root of the user namespace that this process has just entered, where its ids are nobody's, and stays out of
+/// reach of whoever is root there. What it makes from now on is that root's.
+pub fn become_root() -> Result<()> {
+    let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
+    setgroups(&[])
+        .and_then(|()| setresgid(group, group, group))
+        .and_then(|()| setresuid(user, user, user))
+        // Other ids make it dumpable, if fs.suid_dumpable says so: proc_sys_fs(5).
+        .and_then(|()| set_dumpable(false))
+        .context("cannot become root of the user namespace")
+}
+
+/// Makes what this process makes in file systems from now on root's of a container, and nothing else: its capabilities
+/// stay.
+pub fn make_files_as(ids: Ids) -> Result<()> {
+    let failed = "cannot take on the ids of the container's files";
+    let effective = caps::read(None, CapSet::Effective).context(failed)?;
+    setfsgid(Gid::from_raw(ids.gid));
+    setfsuid(Uid::from_raw(ids.uid));
+    // Neither says whether it has succeeded, but what the id was: -1 changes none (setfsuid(2)).
+    let none = u32::MAX;
+    let now = (setfsuid(Uid::from_raw(none)).as_raw(), setfsgid(Gid::from_raw(none)).as_raw());
+    ensure!(now == (ids.uid, ids.gid), failed);
+    // Those over files went with the id: capabilities(7).
+    caps::set(None, CapSet::Effective, &effective).context(failed)
 }
 
 #[cfg(test)]

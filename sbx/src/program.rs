@@ -1,47 +1,53 @@
-//! The program that runs this code, kept from what it enters.
+//! The program that a process runs, as those see it who are inside with it.
 //!
-//! Who is root in a container can have this program run there (`#!/proc/self/exe`) or find it behind the /proc/PID/exe
-//! of a process that is about to become a command, hold it open, and write to it later: CVE-2019-5736. So whatever
-//! enters a container does so from a read-only mount of its own program, which nobody inside can change.
+//! Whoever has a file open whose execution has ended can write to it, and `/proc/PID/exe` opens it, also for those for
+//! whom it lies in no directory. So what is in a container's PID namespace runs from a mount that cannot be written
+//! through (CVE-2019-5736).
 
 use anyhow::{Context, Result};
 use nix::fcntl::AtFlags;
-use nix::libc;
+use nix::sys::prctl::set_name;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::execveat;
-use rustix::fs::StatVfsMountFlags;
 use rustix::mount::{OpenTreeFlags, open_tree};
-use std::env::{args_os, vars_os};
+use std::env;
 use std::ffi::{CString, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use crate::sys;
+/// Where a process finds what it runs itself (proc(5)).
+const SELF: &str = "/proc/self/exe";
 
-const ITSELF: &str = "/proc/self/exe";
-
-/// This program on a read-only mount that no file system tree has. Needs CAP_SYS_ADMIN.
+/// The program of this process, on a read-only mount of its own that is attached nowhere (open_tree(2), Linux 5.2).
 pub fn read_only() -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let program = open_tree(rustix::fs::CWD, ITSELF, flags).context("cannot open this program itself")?;
-    sys::mount_setattr(&program, false, libc::MOUNT_ATTR_RDONLY, 0, 0).context("cannot make this program read-only")?;
+    let program = open_tree(rustix::fs::CWD, SELF, flags).context("cannot open the program itself")?;
+    crate::sys::mount_setattr(&program, false, nix::libc::MOUNT_ATTR_RDONLY, 0, 0)
+        .context("cannot make the program itself read-only")?;
     Ok(program)
 }
 
-/// Continues from a read-only mount: this process executes itself once more, with the same arguments, environment and
-/// descriptors, unless it runs from such a mount already. For the very first step of what is to enter a container.
+/// Executes the program again, with the same arguments and environment, so that it runs from such a mount. Before anything
+/// else is done: the second time it begins anew.
 pub fn shield() -> Result<()> {
-    let mount = rustix::fs::statvfs(ITSELF).context("cannot look at this program itself")?;
-    if !mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        let strings = |strings: Vec<OsString>| strings.into_iter().map(|s| CString::new(s.into_vec())).collect();
-        let args: Result<Vec<CString>, _> = strings(args_os().collect());
-        let env: Result<Vec<CString>, _> =
-            strings(vars_os().map(|(name, value)| [name, value].join("=".as_ref())).collect());
-        execveat(read_only()?, c"", &args?, &env?, AtFlags::AT_EMPTY_PATH)
-            .context("cannot execute this program itself")?;
+    let mount = statvfs(SELF).context("cannot find the program itself")?;
+    if mount.flags().contains(FsFlags::ST_RDONLY) {
+        // Executed by a descriptor, it has the number of that for a name (PR_SET_NAME(2const)).
+        let called = env::args_os().next().unwrap_or_default();
+        let name = Path::new(&called).file_name().unwrap_or_default().to_owned();
+        return set_name(&CString::new(name.into_vec())?).context("cannot name the process");
     }
-    // Executed by a descriptor, a process is called by the number of that (proc_pid_comm(5)).
-    let called = args_os().next().unwrap_or_default();
-    let name = Path::new(&called).file_name().unwrap_or_default().to_owned();
-    nix::sys::prctl::set_name(&CString::new(name.into_vec())?).context("cannot name this process")
+    let strings = |strings: &mut dyn Iterator<Item = OsString>| {
+        strings.map(|string| CString::new(string.into_vec())).collect::<Result<Vec<_>, _>>().context("a NUL")
+    };
+    let arguments = strings(&mut env::args_os())?;
+    let environment = strings(&mut env::vars_os().map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        name
+    }))?;
+    execveat(read_only()?, c"", &arguments, &environment, AtFlags::AT_EMPTY_PATH)
+        .map(|never| match never {})
+        .context("cannot execute the program itself again")
 }

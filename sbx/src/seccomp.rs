@@ -1,10 +1,10 @@
 //! `linux.seccomp` of the document, compiled to programs for the kernel.
 //!
 //! The OCI format has one default action and any number of rules, each with its own action; a program of the compiler
-//! has two actions. So there is one program for what is let through, and one more for each errno that rules give.
+//! has two actions. So there is one program for what is let through, and one more for each other action of rules.
 //! The kernel runs all and takes the strictest answer (seccomp(2)).
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
@@ -19,6 +19,12 @@ use syscalls::Sysno;
 pub struct Seccomp {
     default_action: Action,
     default_errno_ret: Option<u32>,
+    /// More that the filter is for. Calls of all but this program's own architecture kill whoever makes them.
+    #[serde(default)]
+    architectures: Vec<String>,
+    #[serde(default)]
+    flags: Vec<String>,
+    listener_path: Option<String>,
     #[serde(default)]
     syscalls: Vec<Rule>,
 }
@@ -42,12 +48,21 @@ struct Condition {
     op: Op,
 }
 
+/// Each but that for a supervisor outside (SCMP_ACT_NOTIFY), which there is none of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 enum Action {
     #[serde(rename = "SCMP_ACT_ALLOW")]
     Allow,
+    #[serde(rename = "SCMP_ACT_LOG")]
+    Log,
+    #[serde(rename = "SCMP_ACT_TRACE")]
+    Trace,
     #[serde(rename = "SCMP_ACT_ERRNO")]
     Errno,
+    #[serde(rename = "SCMP_ACT_TRAP")]
+    Trap,
+    #[serde(rename = "SCMP_ACT_KILL", alias = "SCMP_ACT_KILL_THREAD")]
+    KillThread,
     #[serde(rename = "SCMP_ACT_KILL_PROCESS")]
     KillProcess,
 }
@@ -76,6 +91,14 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 impl Seccomp {
     /// The programs, in the order in which they are to be installed.
     pub fn compile(&self) -> Result<Vec<BpfProgram>> {
+        if let Some(other) = self.architectures.iter().find(|name| !name.starts_with("SCMP_ARCH_")) {
+            bail!("linux.seccomp.architectures: no architecture {other:?}");
+        }
+        // For several threads, of which there is one.
+        if let Some(flag) = self.flags.iter().find(|flag| *flag != "SECCOMP_FILTER_FLAG_TSYNC") {
+            bail!("linux.seccomp.flags: {flag} is not supported");
+        }
+        ensure!(self.listener_path.is_none(), "linux.seccomp.listenerPath is not supported");
         let default = verdict(self.default_action, self.default_errno_ret);
         let mut let_through = Rules::new();
         let mut strict: Vec<(SeccompAction, Rules)> = Vec::new();
@@ -134,7 +157,11 @@ fn program(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Re
 fn verdict(action: Action, errno: Option<u32>) -> SeccompAction {
     match action {
         Action::Allow => SeccompAction::Allow,
+        Action::Log => SeccompAction::Log,
+        Action::Trace => SeccompAction::Trace(errno.unwrap_or(nix::libc::EPERM as u32)),
         Action::Errno => SeccompAction::Errno(errno.unwrap_or(nix::libc::EPERM as u32)),
+        Action::Trap => SeccompAction::Trap,
+        Action::KillThread => SeccompAction::KillThread,
         Action::KillProcess => SeccompAction::KillProcess,
     }
 }
@@ -181,7 +208,10 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_an_error_and_not_a_hole() {
         for bad in [
-            r#"{"defaultAction":"SCMP_ACT_TRACE"}"#,
+            r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#,
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["x86_64"]}"#,
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_LOG"]}"#,
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/run/x"}"#,
             r#"{"syscalls":[]}"#,
             r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}]}"#,
             r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":0,"op":"SCMP_CMP_XX"}]}]}"#,

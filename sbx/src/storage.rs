@@ -3,9 +3,9 @@
 //! The last two are mounted where nobody's path leads: by whoever needs the tree, for as long as it needs it, and by
 //! the container for its whole life. Nothing of that is left on the host when they end, however they end.
 
-use crate::process::{Live, Recorded};
+use crate::process::Live;
 use crate::tree::DIRECTORY;
-use crate::{Document, Name, Size, host, mount, namespace, store, sys};
+use crate::{Document, Name, Size, holder, host, ids, mount, namespace, store, sys};
 use anyhow::{Context, Result, ensure};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{ErrorKind, IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
@@ -83,6 +83,17 @@ impl Storage {
             Self::Image { .. } => None,
         }
     }
+
+    /// Refuses what cannot have the ids of a user namespace: the kernel maps those of no overlay.
+    pub fn can_map_ids(self) -> Result<()> {
+        ensure!(self != Self::Overlay, "an overlay cannot have the ids of a user namespace");
+        Ok(())
+    }
+}
+
+/// Refuses a document whose tree cannot have the ids of its user namespace.
+pub fn check_ids(doc: &Document) -> Result<()> {
+    if ids::has_namespace(doc)? { Storage::of(doc)?.can_map_ids().context("sbx.store") } else { Ok(()) }
 }
 
 /// The label that a new file of a document's tree gets, if SELinux is on.
@@ -232,13 +243,8 @@ fn overlay(name: &Name, label: Option<String>) -> Result<OwnedFd> {
 /// A mount of the file system that is the root of the running container's mount namespace, without what is mounted on it.
 /// None if the container does not run, or has the host's root still.
 fn root_of_running(name: &Name) -> Result<Option<OwnedFd>> {
-    let path = store::running(name);
-    let text = match fs::read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        text => text.with_context(|| format!("cannot read {}", path.display()))?,
-    };
-    let recorded: Recorded = Document::parse(&text)?.require("sbx.state.holder")?;
-    let Some(holder) = recorded.open()? else { return Ok(None) };
+    let Some(doc) = store::kept(name)? else { return Ok(None) };
+    let Some(holder) = holder::of(&doc)? else { return Ok(None) };
     let (ours, theirs) = UnixStream::pair()?;
     let Some(child) = sys::fork().context("cannot make a process")? else {
         sys::exit(send_root(&holder, &theirs).is_err().into());

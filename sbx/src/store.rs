@@ -2,8 +2,10 @@
 
 use crate::{Document, Name};
 use anyhow::{Context, Result, bail, ensure};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
+use nix::libc;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -66,18 +68,19 @@ pub fn containers() -> PathBuf {
 /// own in the place of a container's.
 pub fn elsewhere(path: &Path) -> Result<PathBuf> {
     let place = path.canonicalize().with_context(|| format!("cannot keep a container in {}", path.display()))?;
-    for above in place.ancestors() {
-        let there = fs::metadata(above).with_context(|| format!("cannot look at {}", above.display()))?;
-        let (mode, sticky) = (there.mode(), there.mode() & 0o1000 != 0 && above != place);
-        let is_safe = there.is_dir() && there.uid() == 0 && (mode & 0o022 == 0 || sticky);
-        ensure!(
-            is_safe,
-            "cannot keep a container in {}: others than root can change {}",
-            place.display(),
-            above.display()
-        );
-    }
+    is_roots(&place).with_context(|| format!("cannot keep a container in {}", place.display()))?;
     Ok(place)
+}
+
+/// Nobody but root can change what is in a directory, or have another in its place.
+fn is_roots(directory: &Path) -> Result<()> {
+    for above in directory.ancestors() {
+        let there = fs::metadata(above).with_context(|| format!("cannot look at {}", above.display()))?;
+        let (mode, sticky) = (there.mode(), there.mode() & 0o1000 != 0 && above != directory);
+        let is_safe = there.is_dir() && there.uid() == 0 && (mode & 0o022 == 0 || sticky);
+        ensure!(is_safe, "others than root can change {}", above.display());
+    }
+    Ok(())
 }
 
 /// One container's private tree, laid out as its root directory.
@@ -140,6 +143,27 @@ pub fn runtime(name: &Name) -> PathBuf {
 /// The running document: the definition and `sbx.state`.
 pub fn running(name: &Name) -> PathBuf {
     runtime(name).join("document.json")
+}
+
+/// The running document that is kept of a container, if there is one. What others than root could have written would
+/// lead to a process of theirs (CVE-2022-31214).
+pub fn kept(name: &Name) -> Result<Option<Document>> {
+    let path = running(name);
+    let shown = || path.display().to_string();
+    let mut file = match File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    let stat = file.metadata().with_context(shown)?;
+    ensure!(
+        stat.is_file() && stat.uid() == 0 && stat.mode() & 0o022 == 0,
+        "{}: it is not root's alone",
+        path.display()
+    );
+    is_roots(&runtime(name).canonicalize().with_context(shown)?).with_context(shown)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
+    Document::parse(&bytes).map(Some).with_context(shown)
 }
 
 /// The socket by which the holder takes its orders.

@@ -60,11 +60,23 @@ pub fn fork() -> Result<Option<Child>> {
 /// Linux 5.12). `set` and `clear` are `MOUNT_ATTR_*`; `propagation` is `MS_PRIVATE` or the like, or 0.
 pub fn mount_setattr(mount: impl AsFd, recursive: bool, set: u64, clear: u64, propagation: u64) -> Result<()> {
     let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    set_attr(mount.as_fd(), recursive, &attr)
+}
+
+/// Has all mounts of the tree at `mount`, which is attached nowhere yet, show the ids of their files as a user namespace
+/// maps them (mount_setattr(2), `MOUNT_ATTR_IDMAP`: Linux 5.12). A file system that cannot do so is an error: EINVAL.
+pub fn mount_id_map(mount: impl AsFd, users: impl AsFd) -> Result<()> {
+    let userns_fd = users.as_fd().as_raw_fd() as u64;
+    let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    set_attr(mount.as_fd(), true, &attr)
+}
+
+fn set_attr(mount: BorrowedFd<'_>, recursive: bool, attr: &libc::mount_attr) -> Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    let fd = mount.as_fd().as_raw_fd();
+    let fd = mount.as_raw_fd();
     // SAFETY: the path is an empty C string, and `attr` outlives the call, which only reads it.
     checked(unsafe {
-        libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const attr, size_of_val(&attr))
+        libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const *attr, size_of_val(attr))
     })?;
     Ok(())
 }
@@ -260,6 +272,13 @@ pub fn reset_signals() {
 pub fn reset_sigchld() {
     // SAFETY: SIG_DFL runs no code of ours.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Whether this program has rights that whoever executed it has not (`AT_SECURE` of getauxval(3)): it is set-user-ID, or
+/// its file has capabilities.
+pub fn is_secure() -> bool {
+    // SAFETY: reads what the kernel has told this process, and touches nothing else.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 /// Ends the process at once, without what runs at exit: for a child made by [`clone3`].

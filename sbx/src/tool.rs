@@ -1,7 +1,7 @@
 //! The contract of every tool (docs/contract.md): one document in, one document out, or one line that says why not.
 
 use crate::{Document, Name, sys};
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use lexopt::{Arg, Parser};
 use serde::{Deserialize, Serialize};
 use std::env;
@@ -97,6 +97,8 @@ pub fn main(tool: &Tool) -> ExitCode {
 }
 
 fn run(tool: &Tool) -> Result<()> {
+    // It believes its environment and its standard streams, which would be those of an attacker (CVE-2016-8659).
+    ensure!(!sys::is_secure(), "refuses to run with rights that its caller has not: it must not be set-user-ID");
     sys::reset_sigchld();
     let mut parser = Parser::from_env();
     match parser.next()? {
@@ -223,7 +225,8 @@ pub fn value<T: FromStr<Err: fmt::Display>>(parser: &mut Parser) -> Result<T> {
     parsed(parser.value()?)
 }
 
-fn parsed<T: FromStr<Err: fmt::Display>>(value: OsString) -> Result<T> {
+/// A word of the command line, parsed; one that does not parse is wrong usage.
+pub fn parsed<T: FromStr<Err: fmt::Display>>(value: OsString) -> Result<T> {
     let text = value.into_string().map_err(|value| Usage(format!("{value:?} is not UTF-8")))?;
     text.parse().map_err(|error: T::Err| Usage(error.to_string()).into())
 }

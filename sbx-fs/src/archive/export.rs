@@ -11,7 +11,7 @@ use crate::writers;
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FileType, Timespec, readlinkat};
 use sbx::tree::{Id, Node, components, walk};
-use sbx::{Name, store};
+use sbx::{Name, landlock, store};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
@@ -25,22 +25,24 @@ use std::time::SystemTime;
 const BUFFER: usize = 128 << 10;
 
 /// Writes the archive of `name` to `out`. Returns what there is to say of it.
-pub fn export(name: &Name, force: bool, out: impl Write) -> Result<Vec<String>> {
+pub fn export(name: &Name, force: bool, out: impl Write + Send) -> Result<Vec<String>> {
     let doc = store::load(name)?;
     let tree = tree_of(&doc)?;
     let manifest = Manifest::load(name)?;
     if !force {
         writers::refuse(&tree, &["/".as_ref()], is_its_own)?;
     }
-    let mut archive =
-        Exporter { out: Writer::new(out), links: HashMap::new(), buffer: vec![0; BUFFER], notes: Vec::new() };
-    archive.text(DEFINITION, &portable(&doc, name)?.to_line())?;
-    archive.text(MANIFEST, &manifest.text())?;
-    let mut path = PathBuf::from("/");
-    walk(&Node::of(tree)?, &mut path, |node, path| archive.entry(node, path))
-        .with_context(|| format!("cannot export {}", path.display()))?;
-    archive.out.end()?;
-    Ok(archive.notes)
+    landlock::writing_only_below(&[], || {
+        let mut archive =
+            Exporter { out: Writer::new(out), links: HashMap::new(), buffer: vec![0; BUFFER], notes: Vec::new() };
+        archive.text(DEFINITION, &portable(&doc, name)?.to_line())?;
+        archive.text(MANIFEST, &manifest.text())?;
+        let mut path = PathBuf::from("/");
+        walk(&Node::of(tree)?, &mut path, |node, path| archive.entry(node, path))
+            .with_context(|| format!("cannot export {}", path.display()))?;
+        archive.out.end()?;
+        Ok(archive.notes)
+    })
 }
 
 struct Exporter<W> {

@@ -39,7 +39,7 @@ pub fn import(
     name: &Name,
     wish: &edit::Wish,
     devices: bool,
-    mut input: impl BufRead,
+    mut input: impl BufRead + Send,
 ) -> Result<(Document, Vec<String>)> {
     if input.fill_buf().context("cannot read stdin")?.is_empty() {
         // Whoever was to write it has failed, and has spoken.
@@ -56,22 +56,35 @@ pub fn import(
     let plan = Plan::of(&doc)?;
     let origin = doc.read("hostname")?.unwrap_or_else(|| origin.hostname());
     let names = [origin.as_str(), &plan.hostname];
+    let shares_programs = doc.get("sbx.base").is_none();
     notes.extend(plan.make(|tree| {
-        let shares_programs = doc.get("sbx.base").is_none();
         if shares_programs {
             plan.programs(tree, "/".as_ref())?;
         }
-        let mut importer =
-            Importer { archive, shares_programs, tree, devices, names, open: Vec::new(), buffer: vec![0; BUFFER] };
-        importer.all()?;
+        unpack(archive, tree, &Terms { shares_programs, devices, names })?;
         Ok((manifest, Vec::new()))
     })?);
     Ok((doc, notes))
 }
 
+/// What is taken of an archive.
+pub struct Terms<'a> {
+    /// Whether the programs are this host's, and not the archive's.
+    pub shares_programs: bool,
+    /// Whether device nodes are made.
+    pub devices: bool,
+    /// How the container was called, and is.
+    pub names: [&'a str; 2],
+}
+
+/// Fills a tree with the members of an archive that come after the first two.
+pub fn unpack(archive: Reader<impl BufRead>, tree: &OwnedFd, terms: &Terms) -> Result<()> {
+    Importer { archive, tree, terms, open: Vec::new(), buffer: vec![0; BUFFER] }.all()
+}
+
 /// The text of the next member, which is to be this one.
 fn text(archive: &mut Reader<impl BufRead>, name: &str, most: u64) -> Result<Vec<u8>> {
-    let member = archive.next()?.with_context(|| format!("the archive has no {name}"))?;
+    let member = archive.member()?.with_context(|| format!("the archive has no {name}"))?;
     ensure!(place::is(&member.path, name), "{} is where the archive was to have {name}", member.path.display());
     ensure!(member.what.is_plain(most), "{name} is no file of up to {most} bytes");
     archive.all(most).with_context(|| name.to_owned())
@@ -92,11 +105,7 @@ fn leave_out_mounts(doc: &mut Document) -> Result<Vec<String>> {
 struct Importer<'a, R> {
     archive: Reader<R>,
     tree: &'a OwnedFd,
-    devices: bool,
-    /// Whether its programs are this host's.
-    shares_programs: bool,
-    /// How the container was called, and is.
-    names: [&'a str; 2],
+    terms: &'a Terms<'a>,
     /// The directories on the way to the last member. They are dressed when they are left: whatever is made in one
     /// changes its times.
     open: Vec<(PathBuf, Look)>,
@@ -107,7 +116,7 @@ impl<R: BufRead> Importer<'_, R> {
     fn all(&mut self) -> Result<()> {
         let mut last = PathBuf::from(MANIFEST);
         while let Some(member) =
-            self.archive.next().with_context(|| format!("bad archive, after {}", last.display()))?
+            self.archive.member().with_context(|| format!("bad archive, after {}", last.display()))?
         {
             last.clone_from(&member.path);
             self.member(member).with_context(|| format!("cannot import {}", last.display()))?;
@@ -120,7 +129,7 @@ impl<R: BufRead> Importer<'_, R> {
         ensure!(self.open.len() < DEEPEST && path.as_os_str().len() <= LONGEST, "it is too deep");
         self.leave(|open| path != open && path.starts_with(open))?;
         // What says who a container is, and where the programs are, is made anew.
-        if path.ancestors().any(|path| is_its_own(path) || self.shares_programs && is_programs(path)) {
+        if path.ancestors().any(|path| is_its_own(path) || self.terms.shares_programs && is_programs(path)) {
             return Ok(());
         }
         look.attributes.retain(|(name, _)| is_taken(name));
@@ -150,7 +159,7 @@ impl<R: BufRead> Importer<'_, R> {
             }
             What::Symlink(to) => symlinkat(&to, &above, name)?,
             What::Fifo => mknodat(&above, name, FileType::Fifo, Mode::empty(), 0)?,
-            What::Device(..) if !self.devices => bail!("it is a device: only --device lets one in"),
+            What::Device(..) if !self.terms.devices => bail!("it is a device: only --device lets one in"),
             What::Device(kind, major, minor) => {
                 let kind = match kind {
                     Device::Character => FileType::CharacterDevice,
@@ -197,7 +206,7 @@ impl<R: BufRead> Importer<'_, R> {
 
     /// The container's own name among those of hosts becomes its new one.
     fn hosts(&mut self, mut file: &File) -> Result<()> {
-        let [from, to] = self.names;
+        let [from, to] = self.terms.names;
         Ok(file.write_all(&renamed(&self.archive.all(LARGEST_HOSTS)?, from, to))?)
     }
 }

@@ -3,7 +3,9 @@
 use super::plan::Attributes;
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, XattrFlags, fsetxattr, openat};
+use sbx::ids::Ids;
 use sbx::mount::{self, Parameter};
+use sbx::passwd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -28,6 +30,34 @@ enum Labelling {
     Root,
 }
 
+/// Whose a file system is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Owner<'a> {
+    /// The label of all that is in it.
+    pub label: Option<&'a str>,
+    /// Whose ids inside are not the host's.
+    pub ids: Option<Ids>,
+}
+
+/// Gives a file system to root inside, or to those whom its parameters name as they are known inside. The kernel takes
+/// the ids of whoever mounts it, which is the host's root.
+fn own(kind: &str, parameters: &mut Vec<Parameter>, ids: Ids) -> Result<()> {
+    let has_owner = kind == "tmpfs";
+    for (name, first) in [("uid", ids.uid), ("gid", ids.gid)] {
+        match parameters.iter_mut().find(|(key, _)| key == name) {
+            Some((_, value)) => {
+                let inside = value.as_deref().and_then(passwd::id).filter(|id| *id < ids.size);
+                let inside = inside
+                    .with_context(|| format!("{name}={} is not an id inside", value.as_deref().unwrap_or_default()))?;
+                *value = Some((first + inside).to_string());
+            }
+            None if has_owner => parameters.push((name.to_owned(), Some(first.to_string()))),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
 /// A file system to be made.
 #[derive(Debug)]
 pub struct FileSystem {
@@ -39,7 +69,7 @@ pub struct FileSystem {
 
 impl FileSystem {
     /// One of `kind`, with parameters of the form `KEY` or `KEY=VALUE`.
-    pub fn new(kind: &str, parameters: &[&str], attributes: Attributes, label: Option<&str>) -> Result<Self> {
+    pub fn new(kind: &str, parameters: &[&str], attributes: Attributes, owner: Owner<'_>) -> Result<Self> {
         let known = KINDS.iter().find(|(known, _)| *known == kind);
         let (kind, labelling) = known.with_context(|| format!("type {kind:?} is not supported"))?;
         let parameter = |text: &&str| match text.split_once('=') {
@@ -47,7 +77,10 @@ impl FileSystem {
             None => ((*text).to_owned(), None),
         };
         let mut parameters: Vec<_> = parameters.iter().map(parameter).collect();
-        let label_for = |way| label.filter(|_| *labelling == way).map(str::to_owned);
+        if let Some(ids) = owner.ids {
+            own(kind, &mut parameters, ids)?;
+        }
+        let label_for = |way| owner.label.filter(|_| *labelling == way).map(str::to_owned);
         // Not quoted, as it would be for mount(8): here a comma separates nothing.
         parameters.extend(label_for(Labelling::Context).map(|label| ("context".to_owned(), Some(label))));
         Ok(Self { kind, attributes, parameters, root_label: label_for(Labelling::Root) })

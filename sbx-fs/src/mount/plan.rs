@@ -1,14 +1,15 @@
 //! What the document asks to be mounted: understood, or refused, before anything is touched.
 
-use super::file_system::FileSystem;
+use super::file_system::{FileSystem, Owner};
 use crate::extra::{INSIDE, LOOP};
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc::{
     MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_RELATIME, MOUNT_ATTR_STRICTATIME,
 };
+use sbx::ids::Ids;
 use sbx::mountinfo;
-use sbx::{Document, sys};
+use sbx::{Document, storage, sys};
 use serde::Deserialize;
 use std::fmt;
 use std::os::fd::AsFd;
@@ -80,6 +81,8 @@ impl Host {
 /// Everything that is to be mounted.
 #[derive(Debug)]
 pub struct Plan {
+    /// The ids of a user namespace.
+    pub ids: Option<Ids>,
     pub root: Bind,
     pub read_only_root: bool,
     pub mounts: Vec<Mount>,
@@ -253,22 +256,24 @@ impl Plan {
             Ok(paths)
         };
         let label: Option<String> = doc.read("linux.mountLabel")?;
-        let label = label.as_deref().filter(|_| host.selinux);
+        let owner = Owner { label: label.as_deref().filter(|_| host.selinux), ids: Ids::of(doc)? };
+        storage::check_ids(doc)?;
         let root: PathBuf = doc.require("root.path")?;
         ensure!(root.is_absolute(), "root.path: {} is not absolute", root.display());
         let mut plan = Self {
+            ids: owner.ids,
             root: Bind { path: root, recursive: true, device: None, attributes: Attributes::of(&["rnodev"]) },
             read_only_root: doc.read("root.readonly")?.unwrap_or(false),
             mounts: Vec::new(),
             links: Vec::new(),
             read_only: paths("linux.readonlyPaths")?,
             masked: paths("linux.maskedPaths")?,
-            empty: FileSystem::new("tmpfs", &["mode=755", "nr_inodes=1"], Attributes::of(&["ro"]), label)?,
+            empty: FileSystem::new("tmpfs", &["mode=755", "nr_inodes=1"], Attributes::of(&["ro"]), owner)?,
         };
         let entries: Vec<Entry> = doc.read("mounts")?.unwrap_or_default();
         for entry in entries {
             let destination = entry.destination.display().to_string();
-            plan.take(entry, host, label).with_context(|| format!("mounts: {destination}"))?;
+            plan.take(entry, host, owner).with_context(|| format!("mounts: {destination}"))?;
         }
         Ok(plan)
     }
@@ -277,7 +282,7 @@ impl Plan {
         &mut self,
         Entry { destination, kind, source, options }: Entry,
         host: &Host,
-        label: Option<&str>,
+        owner: Owner<'_>,
     ) -> Result<()> {
         check(&destination)?;
         let mut attributes = Attributes::default();
@@ -302,7 +307,7 @@ impl Plan {
             let path = source.context("source is missing")?;
             ensure!(path.is_absolute(), "source {} is not absolute", path.display());
             let kind = (kind != "auto").then(|| kind.to_owned());
-            let label = label.map(str::to_owned);
+            let label = owner.label.map(str::to_owned);
             self.push(
                 destination,
                 match (image, inside) {
@@ -312,10 +317,10 @@ impl Plan {
                 },
             );
         } else if kind == "cgroup" {
-            self.cgroup(destination, attributes, host, label)?;
+            self.cgroup(destination, attributes, host, owner)?;
         } else {
             let device_nodes = kind == "tmpfs" && destination == Path::new("/dev");
-            self.push(destination, Source::FileSystem(FileSystem::new(kind, &parameters, attributes, label)?));
+            self.push(destination, Source::FileSystem(FileSystem::new(kind, &parameters, attributes, owner)?));
             if device_nodes {
                 for (path, major, minor) in NODES {
                     self.push(path.into(), Source::Bind(Bind::node(path, major, minor)));
@@ -328,21 +333,21 @@ impl Plan {
 
     /// The cgroup file systems of a container: on a host with v1 hierarchies a directory with what systemd needs to
     /// run, its own named hierarchy and the v2 one. The controllers are not its business.
-    fn cgroup(&mut self, at: PathBuf, attributes: Attributes, host: &Host, label: Option<&str>) -> Result<()> {
+    fn cgroup(&mut self, at: PathBuf, attributes: Attributes, host: &Host, owner: Owner<'_>) -> Result<()> {
         if !host.v1 {
             ensure!(host.unified, "the host has no cgroup file system");
-            let unified = FileSystem::new("cgroup2", &[], attributes, label)?;
+            let unified = FileSystem::new("cgroup2", &[], attributes, owner)?;
             self.push(at, Source::FileSystem(unified));
             return Ok(());
         }
-        let directory = FileSystem::new("tmpfs", &["mode=755"], attributes.clone().with(&["ro"]), label)?;
+        let directory = FileSystem::new("tmpfs", &["mode=755"], attributes.clone().with(&["ro"]), owner)?;
         self.push(at.clone(), Source::FileSystem(directory));
         if host.systemd {
-            let systemd = FileSystem::new("cgroup", &["none", "name=systemd"], attributes.clone(), label)?;
+            let systemd = FileSystem::new("cgroup", &["none", "name=systemd"], attributes.clone(), owner)?;
             self.push(at.join("systemd"), Source::FileSystem(systemd));
         }
         if host.unified {
-            let unified = FileSystem::new("cgroup2", &[], attributes, label)?;
+            let unified = FileSystem::new("cgroup2", &[], attributes, owner)?;
             self.push(at.join("unified"), Source::FileSystem(unified));
         }
         Ok(())
@@ -443,5 +448,28 @@ mod tests {
         };
         assert_eq!(labels(Host { selinux: true, ..HYBRID }), [false, true]);
         assert_eq!(labels(HYBRID), [false, false]);
+    }
+
+    #[test]
+    fn a_memory_file_system_is_of_the_container_s_own_root_and_its_ids_are_those_inside() {
+        let ids = r#"[{"containerID":0,"hostID":600000,"size":65536}]"#;
+        let text = |mounts: &str| {
+            let linux = format!(r#""namespaces":[{{"type":"user"}}],"uidMappings":{ids},"gidMappings":{ids}"#);
+            format!(r#"{{"root":{{"path":"/r"}},"linux":{{{linux}}},"mounts":[{mounts}]}}"#)
+        };
+        let mounts = r#"{"destination":"/run","type":"tmpfs"},{"destination":"/dev/pts","type":"devpts","options":["gid=5"]},
+            {"destination":"/x","type":"tmpfs","options":["uid=33","mode=700"]},{"destination":"/proc","type":"proc"}"#;
+        let plan_of = |text: &str| plan(text, &HYBRID);
+        let mounts: Vec<String> =
+            plan_of(&text(mounts)).expect("plan").mounts.iter().map(|mount| format!("{:?}", mount.source)).collect();
+        for (mount, has) in mounts.iter().zip([&["600000"; 2][..], &["600005"], &["600033", "600000"], &[]]) {
+            assert!(has.iter().all(|id| mount.contains(id)), "{mount}");
+            assert_eq!(mount.matches("6000").count(), has.len(), "{mount}");
+        }
+        let beyond = r#"{"destination":"/x","type":"tmpfs","options":["gid=65536"]}"#;
+        let error = format!("{:#}", plan_of(&text(beyond)).expect_err(beyond));
+        assert!(error.contains("gid=65536 is not an id inside"), "{error}");
+        let overlay = text("").replacen('{', r#"{"sbx":{"name":"a","store":{"kind":"overlay"}},"#, 1);
+        assert!(plan_of(&overlay).is_err());
     }
 }

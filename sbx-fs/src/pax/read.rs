@@ -28,7 +28,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// The next member, whatever of the last one's content was read; none at the end, after which nothing may follow.
-    pub fn next(&mut self) -> Result<Option<Member>> {
+    pub fn member(&mut self) -> Result<Option<Member>> {
         self.skip(self.rest + self.padding)?;
         let Some(mut header) = self.header()? else { return self.end() };
         let mut records = Records::default();

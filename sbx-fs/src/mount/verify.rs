@@ -1,43 +1,9 @@
-//! The host's procfs, through which what is mounted is read back.
+//! What has been mounted, read back.
 
 use super::plan::ReadOnly;
-use anyhow::{Context, Result, ensure};
-use rustix::fs::{AtFlags, Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, open, openat, statat};
-use sbx::mountinfo::{self, Mount};
+use sbx::mountinfo::Mount;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::path::Path;
-
-/// The host's procfs. Its descriptor still leads there when the namespaces have been left and the path is gone.
-#[derive(Debug)]
-pub struct Procfs(OwnedFd);
-
-impl Procfs {
-    pub fn open() -> Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = open("/proc", flags, Mode::empty()).context("cannot open /proc")?;
-        ensure!(fstatfs(&proc).context("cannot open /proc")?.f_type == PROC_SUPER_MAGIC, "/proc is not procfs");
-        Ok(Self(proc))
-    }
-
-    /// The mounts that the caller sees now.
-    pub fn mounts(&self) -> Result<Vec<Mount>> {
-        let failed = "cannot read /proc/self/mountinfo";
-        let file =
-            openat(&self.0, "self/mountinfo", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context(failed)?;
-        let mut bytes = Vec::new();
-        File::from(file).read_to_end(&mut bytes).context(failed)?;
-        mountinfo::parse(&bytes)
-    }
-
-    /// Device and inode of what a link in procfs leads to.
-    pub fn identity(&self, link: &str) -> Result<(u64, u64)> {
-        let stat = statat(&self.0, link, AtFlags::empty()).with_context(|| format!("cannot read /proc/{link}"))?;
-        Ok((stat.st_dev, stat.st_ino))
-    }
-}
 
 /// A mount that is writable though it was to be read-only. How far each mount of ours must be is told by its id; one
 /// that it brought along, or that came later, belongs to the nearest one of ours above it.
@@ -58,6 +24,7 @@ pub fn writable<'a>(mounts: &'a [Mount], ours: &HashMap<u64, ReadOnly>) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sbx::mountinfo;
 
     #[test]
     fn what_lies_below_a_read_only_tree_is_read_only_unless_the_document_says_so() {

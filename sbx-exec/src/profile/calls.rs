@@ -1,0 +1,208 @@
+//! The system calls of the profiles, as a filter in the format of the OCI runtime specification.
+
+use caps::{Capability, CapsHashSet};
+use nix::libc::{self, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// The system calls that are let through. One that is in neither list, such as clone3, whose flags a filter cannot
+/// see, does not exist inside: ENOSYS, on which programs fall back to an older call.
+const ALLOWED: &str = "
+    accept accept4 access adjtimex alarm arch_prctl bind brk cachestat capget capset chdir chmod chown
+    clock_adjtime clock_getres clock_gettime clock_nanosleep close close_range connect copy_file_range creat
+    dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait
+    epoll_wait_old eventfd eventfd2 execve execveat exit exit_group faccessat faccessat2 fadvise64 fallocate
+    fanotify_mark fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fork
+    fremovexattr fsetxattr fstat fstatfs fsync ftruncate futex futex_requeue futex_wait futex_waitv futex_wake
+    futimesat get_robust_list get_thread_area getcpu getcwd getdents getdents64 getegid geteuid getgid getgroups
+    getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom getresgid getresuid getrlimit
+    getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr inotify_add_watch inotify_init
+    inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents io_setup io_submit ioctl
+    ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown lgetxattr
+    link linkat listen listxattr llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack membarrier
+    memfd_create memfd_secret mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mprotect
+    mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap mseal msgctl msgget msgrcv
+    msgsnd msync munlock munlockall munmap name_to_handle_at nanosleep newfstatat open openat openat2 pause
+    pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll prctl pread64 preadv
+    preadv2 prlimit64 process_mrelease process_vm_readv process_vm_writev pselect6 ptrace pwrite64 pwritev
+    pwritev2 read readahead readlink readlinkat readv recvfrom recvmmsg recvmsg remap_file_pages removexattr
+    rename renameat renameat2 restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo
+    rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min
+    sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity
+    sched_setattr sched_setparam sched_setscheduler sched_yield seccomp select semctl semget semop semtimedop
+    sendfile sendmmsg sendmsg sendto set_robust_list set_thread_area set_tid_address setfsgid setfsuid setgid
+    setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setsockopt
+    setuid setxattr shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 socket socketpair splice
+    stat statfs statx symlink symlinkat sync sync_file_range syncfs sysinfo tee tgkill time timer_create
+    timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times
+    tkill truncate umask uname unlink unlinkat utime utimensat utimes vfork wait4 waitid write writev
+";
+
+/// The system calls that exist and are refused, whatever capabilities there are: EPERM. Keys, which no namespace holds;
+/// interfaces whose bugs have let containers out (userfaultfd, io_uring); what only an old program asks for.
+const REFUSED: &str = "
+    add_key get_kernel_syms io_uring_enter io_uring_register io_uring_setup kexec_file_load kexec_load keyctl
+    nfsservctl pivot_root request_key swapoff swapon sysfs uselib userfaultfd ustat vmsplice
+";
+
+/// The system calls that are let through with a capability, and refused without: EPERM. What the kernel would check itself
+/// is refused all the same, since it is the code behind the check that has the bugs.
+const GATED: [(Capability, &str); 14] = [
+    (Capability::CAP_BPF, "bpf"),
+    (Capability::CAP_DAC_READ_SEARCH, "open_by_handle_at"),
+    (Capability::CAP_PERFMON, "perf_event_open"),
+    (
+        Capability::CAP_SYS_ADMIN,
+        "bpf fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount open_tree
+        perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount2 unshare",
+    ),
+    (Capability::CAP_SYS_BOOT, "reboot"),
+    (Capability::CAP_SYS_CHROOT, "chroot"),
+    (Capability::CAP_SYS_MODULE, "delete_module finit_module init_module"),
+    (Capability::CAP_SYS_NICE, "get_mempolicy mbind migrate_pages move_pages set_mempolicy set_mempolicy_home_node"),
+    (Capability::CAP_SYS_PACCT, "acct"),
+    (Capability::CAP_SYS_PTRACE, "kcmp pidfd_getfd process_madvise"),
+    (Capability::CAP_SYS_RAWIO, "ioperm iopl"),
+    (Capability::CAP_SYS_TIME, "clock_settime settimeofday"),
+    (Capability::CAP_SYS_TTY_CONFIG, "vhangup"),
+    (Capability::CAP_SYSLOG, "syslog"),
+];
+
+/// What the strict profile refuses beside: to look into other processes, and to handle files by anything but their names.
+const STRICT: &str = "
+    fanotify_mark map_shadow_stack memfd_secret mknod mknodat name_to_handle_at process_mrelease process_vm_readv
+    process_vm_writev ptrace remap_file_pages
+";
+
+/// The socket families of the strict profile: local, IPv4, IPv6, and the kernel's own answers about them.
+const STRICT_FAMILIES: [i32; 4] = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK];
+
+/// The arguments of personality(2) that are let through: Linux, with the 32-bit and the UNAME26 view, and the question
+/// which it is. Others switch off what protects memory.
+const PERSONALITIES: [u64; 5] = [0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
+
+/// The flags of clone(2) that make namespaces, each refused.
+const NAMESPACE_FLAGS: [u64; 7] =
+    [0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
+
+/// ioctls that type into the caller's terminal: TIOCSTI, TIOCLINUX (CVE-2017-5226). The kernel takes the low 32 bits
+/// only, and so does the comparison (CVE-2019-10063).
+const TERMINAL_IOCTLS: [u64; 2] = [0x5412, 0x541c];
+
+/// Socket families that no network namespace contains: AF_ALG, AF_VSOCK.
+const REFUSED_FAMILIES: [u64; 2] = [38, 40];
+
+/// The filter for who has these capabilities.
+pub fn filter(capabilities: &CapsHashSet, is_strict: bool) -> Value {
+    let names = |text: &'static str| text.split_ascii_whitespace();
+    let allow = |names: &[&str]| json!({ "names": names, "action": "SCMP_ACT_ALLOW" });
+    let refuse = |names: &[&str]| json!({ "names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": libc::EPERM });
+    // The rule holds where the argument, masked, is the value.
+    let only_if = |mut rule: Value, index: u32, mask: u64, value: u64| {
+        rule["args"] = json!([{ "index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ" }]);
+        rule
+    };
+    let low = u64::from(u32::MAX);
+    let mut allowed: BTreeSet<&str> = names(ALLOWED).collect();
+    let mut refused: BTreeSet<&str> = names(REFUSED).collect();
+    for (_, calls) in GATED.iter().filter(|(capability, _)| capabilities.contains(capability)) {
+        allowed.extend(names(calls));
+    }
+    if is_strict {
+        let without: BTreeSet<&str> = names(STRICT).chain(["socket"]).collect();
+        allowed.retain(|call| !without.contains(call));
+        refused.extend(names(STRICT));
+    }
+    refused.extend(GATED.iter().flat_map(|(_, calls)| names(calls)).filter(|call| !allowed.contains(call)));
+    let list = |calls: &BTreeSet<&'static str>| calls.iter().copied().collect::<Vec<_>>();
+    let mut rules = vec![allow(&list(&allowed)), refuse(&list(&refused))];
+    rules.extend(PERSONALITIES.map(|persona| only_if(allow(&["personality"]), 0, low, persona)));
+    if capabilities.contains(&Capability::CAP_SYS_ADMIN) {
+        rules.push(allow(&["clone"]));
+    } else {
+        rules.push(only_if(allow(&["clone"]), 0, NAMESPACE_FLAGS.iter().sum(), 0));
+        rules.extend(NAMESPACE_FLAGS.map(|flag| only_if(refuse(&["clone"]), 0, flag, flag)));
+    }
+    rules.extend(TERMINAL_IOCTLS.map(|request| only_if(refuse(&["ioctl"]), 1, low, request)));
+    if is_strict {
+        rules.extend(STRICT_FAMILIES.map(|family| only_if(allow(&["socket"]), 0, low, family as u64)));
+    }
+    rules.extend(REFUSED_FAMILIES.map(|family| only_if(refuse(&["socket"]), 0, low, family)));
+    if !capabilities.contains(&Capability::CAP_AUDIT_WRITE) {
+        // No audit from inside. PAM takes it well that there is none, but not that it is refused.
+        rules.push(json!({
+            "names": ["socket"],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": libc::EAFNOSUPPORT,
+            "args": [
+                { "index": 0, "value": low, "valueTwo": AF_NETLINK, "op": "SCMP_CMP_MASKED_EQ" },
+                { "index": 2, "value": low, "valueTwo": libc::NETLINK_AUDIT, "op": "SCMP_CMP_MASKED_EQ" },
+            ],
+        }));
+    }
+    json!({
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": libc::ENOSYS,
+        "architectures": [format!("SCMP_ARCH_{}", std::env::consts::ARCH.to_uppercase())],
+        "syscalls": rules,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of a rule without conditions, by its action.
+    fn unconditional(filter: &Value, action: &str) -> BTreeSet<String> {
+        let rules = filter["syscalls"].as_array().expect("rules").iter();
+        let plain = rules.filter(|rule| rule["action"] == action && rule.get("args").is_none());
+        let names = plain.flat_map(|rule| rule["names"].as_array().expect("names"));
+        names.map(|name| name.as_str().expect("a name").to_owned()).collect()
+    }
+
+    fn of(capabilities: &[Capability], is_strict: bool) -> [BTreeSet<String>; 2] {
+        let filter = filter(&capabilities.iter().copied().collect(), is_strict);
+        ["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"].map(|action| unconditional(&filter, action))
+    }
+
+    #[test]
+    fn no_call_is_in_both_lists_and_none_of_the_dangerous_is_let_through() {
+        for is_strict in [false, true] {
+            let [allowed, refused] = of(&[], is_strict);
+            assert_eq!(allowed.intersection(&refused).count(), 0);
+            for name in ["mount", "unshare", "setns", "bpf", "open_by_handle_at", "keyctl", "io_uring_setup", "fsopen"]
+            {
+                assert!(refused.contains(name) && !allowed.contains(name), "{name}");
+            }
+            assert!(!allowed.contains("clone3") && !refused.contains("clone3"));
+        }
+    }
+
+    #[test]
+    fn a_capability_lets_its_calls_through_and_no_others() {
+        let [plain, _] = of(&[], false);
+        for (capability, calls) in GATED {
+            let [allowed, refused] = of(&[capability], false);
+            let more: Vec<&str> =
+                allowed.difference(&plain).map(String::as_str).filter(|call| *call != "clone").collect();
+            let mut expected: Vec<&str> = calls.split_ascii_whitespace().collect();
+            expected.sort_unstable();
+            assert_eq!(more, expected, "{capability}");
+            assert_eq!(allowed.intersection(&refused).count(), 0);
+        }
+    }
+
+    #[test]
+    fn what_is_strict_lets_less_through() {
+        let ([all, _], [strict, _]) = (of(&[], false), of(&[], true));
+        assert!(strict.is_subset(&all) && strict.len() < all.len() - 10);
+    }
+
+    #[test]
+    fn every_listed_call_is_one_that_the_compiler_knows() {
+        let gated = GATED.iter().map(|(_, calls)| *calls);
+        for name in [ALLOWED, REFUSED, STRICT].into_iter().chain(gated).flat_map(str::split_ascii_whitespace) {
+            assert!(sbx::seccomp::is_known(name), "{name}");
+        }
+    }
+}

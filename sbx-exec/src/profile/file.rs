@@ -1,0 +1,146 @@
+//! Filters in files: as the OCI runtime specification has them, and with the conditions that Docker and Podman add.
+
+use anyhow::{Context, Result, ensure};
+use caps::{Capability, CapsHashSet};
+use serde::Deserialize;
+use serde_json::{Value, from_value};
+use std::path::Path;
+
+/// When a rule is there: `includes` and `excludes` of a rule of containers-common's and Docker's profiles.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct When {
+    caps: Vec<Capability>,
+    /// As Go names architectures.
+    arches: Vec<String>,
+    min_kernel: Option<String>,
+}
+
+/// The host that rules are chosen for.
+#[derive(Debug)]
+struct Machine {
+    architecture: &'static str,
+    kernel: Vec<u32>,
+}
+
+impl Machine {
+    /// This one.
+    fn new() -> Result<Self> {
+        let uname = nix::sys::utsname::uname().context("cannot read the kernel's version")?;
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        Ok(Self { architecture, kernel: version(&uname.release().to_string_lossy()) })
+    }
+}
+
+fn version(text: &str) -> Vec<u32> {
+    text.split(['.', '-']).map_while(|number| number.parse().ok()).take(2).collect()
+}
+
+impl When {
+    fn read(rule: &mut Value, key: &str) -> Result<Option<Self>> {
+        let found = rule.as_object_mut().and_then(|rule| rule.remove(key)).filter(|value| !value.is_null());
+        found.map(from_value).transpose().with_context(|| key.to_owned())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.caps.is_empty() && self.arches.is_empty() && self.min_kernel.is_none()
+    }
+
+    /// Whether it holds in all that it names.
+    fn holds(&self, capabilities: &CapsHashSet, machine: &Machine) -> bool {
+        self.caps.iter().all(|capability| capabilities.contains(capability))
+            && (self.arches.is_empty() || self.arches.iter().any(|name| name == machine.architecture))
+            && self.min_kernel.as_ref().is_none_or(|least| machine.kernel >= version(least))
+    }
+
+    /// Whether anything that it names holds.
+    fn touches(&self, capabilities: &CapsHashSet, machine: &Machine) -> bool {
+        self.caps.iter().any(|capability| capabilities.contains(capability))
+            || self.arches.iter().any(|name| name == machine.architecture)
+            || self.min_kernel.as_ref().is_some_and(|least| machine.kernel >= version(least))
+    }
+}
+
+/// A JSON file.
+pub fn read(path: &Path) -> Result<Value> {
+    let read = || Ok(serde_json::from_slice(&std::fs::read(path)?)?);
+    let value: Result<Value> = read();
+    let value = value.with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(value.is_object(), "cannot read {}: it is no JSON object", path.display());
+    Ok(value)
+}
+
+/// The filter in a file, for who has these capabilities on this machine.
+pub fn filter(path: &Path, capabilities: &CapsHashSet) -> Result<Value> {
+    resolve(read(path)?, capabilities, &Machine::new()?).with_context(|| path.display().to_string())
+}
+
+/// The filter with those rules alone that are for who has these capabilities, on this machine.
+fn resolve(mut filter: Value, capabilities: &CapsHashSet, machine: &Machine) -> Result<Value> {
+    if let Some(rules) = filter.get_mut("syscalls").and_then(Value::as_array_mut) {
+        let mut chosen = Vec::new();
+        for mut rule in std::mem::take(rules) {
+            let includes = When::read(&mut rule, "includes")?.unwrap_or_default();
+            let excludes = When::read(&mut rule, "excludes")?.unwrap_or_default();
+            if includes.holds(capabilities, machine)
+                && (excludes.is_empty() || !excludes.touches(capabilities, machine))
+            {
+                // Docker's older files have one name.
+                if let Some(name) = rule.as_object_mut().and_then(|rule| rule.remove("name")).filter(|name| name != "")
+                {
+                    rule["names"] = Value::Array(vec![name]);
+                }
+                chosen.push(rule);
+            }
+        }
+        *rules = chosen;
+    }
+    // Which architectures come with which: the filter refuses all but this one.
+    if let Some(filter) = filter.as_object_mut() {
+        filter.remove("archMap");
+    }
+    Ok(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn names(rules: Value, capabilities: &[Capability]) -> Vec<String> {
+        let machine = Machine { architecture: "amd64", kernel: vec![6, 1] };
+        let filter = json!({ "defaultAction": "SCMP_ACT_ERRNO", "archMap": [], "syscalls": rules });
+        let filter = resolve(filter, &capabilities.iter().copied().collect(), &machine).expect("resolve");
+        assert!(filter.get("archMap").is_none());
+        let rules = filter["syscalls"].as_array().expect("rules").iter();
+        rules.map(|rule| rule["names"][0].as_str().expect("a name").to_owned()).collect()
+    }
+
+    #[test]
+    fn a_rule_is_there_when_its_conditions_hold() {
+        let rules = json!([
+            { "names": ["read"], "action": "SCMP_ACT_ALLOW" },
+            { "name": "write", "action": "SCMP_ACT_ALLOW", "includes": {}, "excludes": {} },
+            { "names": ["mount"], "action": "SCMP_ACT_ALLOW", "includes": { "caps": ["CAP_SYS_ADMIN"] } },
+            { "names": ["clone"], "action": "SCMP_ACT_ALLOW", "excludes": { "caps": ["CAP_SYS_ADMIN"], "arches": ["s390"] } },
+            { "names": ["sync"], "action": "SCMP_ACT_ALLOW", "includes": { "arches": ["arm64"] } },
+            { "names": ["ptrace"], "action": "SCMP_ACT_ALLOW", "includes": { "minKernel": "4.8" } },
+            { "names": ["bpf"], "action": "SCMP_ACT_ALLOW", "includes": { "minKernel": "6.10" } },
+        ]);
+        assert_eq!(names(rules.clone(), &[]), ["read", "write", "clone", "ptrace"]);
+        assert_eq!(names(rules, &[Capability::CAP_SYS_ADMIN]), ["read", "write", "mount", "ptrace"]);
+    }
+
+    #[test]
+    fn a_condition_that_is_not_understood_is_an_error() {
+        let machine = Machine { architecture: "amd64", kernel: vec![6, 1] };
+        for when in [json!({ "caps": ["CAP_MAGIC"] }), json!({ "caps": 1 }), json!(1)] {
+            let filter = json!({ "syscalls": [{ "names": ["read"], "action": "SCMP_ACT_ALLOW", "includes": when }] });
+            assert!(resolve(filter, &CapsHashSet::new(), &machine).is_err());
+        }
+    }
+}

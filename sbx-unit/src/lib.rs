@@ -1,0 +1,3 @@
+//! The parser of sbx-unit, for the program and for what tests it.
+
+pub mod parse;
