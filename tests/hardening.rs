@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
-use support::Host;
+use support::{Host, skip};
 use syscalls::Sysno;
 
 /// Everything that the profile refuses is let through, as far as the kernel lets root do it.
@@ -13,7 +13,7 @@ const WEAK: &str = "--userns host --cap all --seccomp unconfined --no-new-privs 
 /// Podman's own filter (package golang-github-containers-common).
 const PODMANS: &str = "/usr/share/containers/seccomp.json";
 
-/// The first system call that Podman's filter is too old to name.
+/// The first system call that Podman's filter, and what crun compiles one with, may be too old to name.
 const TOO_NEW: u32 = 449;
 
 /// A running container of one command.
@@ -36,12 +36,12 @@ fn probe(host: &Host, name: &str, options: &str) -> BTreeMap<String, String> {
     let name = running(host, name, &format!("-m host-bind:/srv/probe={},ro {options}", place.display()));
     let said = host.line(&format!("virt-sandbox-service execute {name} -- /srv/probe/probe")).ok().text();
     host.service(&format!("stop {name}")).ok();
-    said.lines()
-        .map(|line| {
-            let (question, answer) = line.rsplit_once(' ').expect("an answer");
-            (question.to_owned(), answer.to_owned())
-        })
-        .collect()
+    answers(&said)
+}
+
+fn answers(said: &str) -> BTreeMap<String, String> {
+    let lines = said.lines().map(|line| line.rsplit_once(' ').expect("an answer"));
+    lines.map(|(question, answer)| (question.to_owned(), answer.to_owned())).collect()
 }
 
 /// The calls that the page says are let through.
@@ -111,9 +111,43 @@ fn a_program_inside_finds_the_calls_that_the_page_names_and_no_others() {
         assert_ne!(weak[family], "refused");
     }
     // Other ABIs have other numbers for what is refused.
-    assert_eq!(ours["x32 getpid"], "absent");
-    if env::consts::ARCH == "x86_64" && weak["i386 getpid"] == "there" {
-        assert_eq!(ours["i386 getpid"], "killed");
+    if env::consts::ARCH == "x86_64" {
+        assert_eq!(ours["x32 getpid"], "killed");
+        if weak["i386 getpid"] == "there" {
+            assert_eq!(ours["i386 getpid"], "killed");
+        }
+    }
+}
+
+#[test]
+fn an_oci_runtime_answers_by_a_definitions_filter_as_we_do() {
+    if !Path::new("/usr/bin/crun").exists() {
+        return skip("crun is not installed");
+    }
+    let host = Host::small();
+    let name = host.name("a");
+    let ours = probe(&host, "a", "--userns host");
+    let definition = host.path("config").join(format!("{name}.json"));
+    // crun does not know a host with cgroups of both versions.
+    host.bash("! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified").ok();
+    host.line("mkdir -m 0700 /run/crun").ok();
+    // Nothing but the filter and what it takes to load it: the probe is a root of its own.
+    let config = r#"{
+        ociVersion, root: { path: "rootfs" }, mounts: [], linux: { namespaces: [{ type: "mount" }, { type: "pid" }], seccomp: .linux.seccomp },
+        process: (.process | { capabilities, noNewPrivileges, args: ["/probe"], cwd: "/", user: { uid: 0, gid: 0 } })
+    }"#;
+    let bundle = format!(
+        "mkdir -p bundle/rootfs/dev && cp probe/probe bundle/rootfs && jq '{config}' {} >bundle/config.json
+         crun run --bundle bundle {name}",
+        definition.display()
+    );
+    let theirs = answers(&host.bash(&bundle).ok().text());
+    assert_eq!(theirs.len(), ours.len());
+    // Names of newer calls may be none to it.
+    for (question, answer) in
+        ours.iter().filter(|(question, _)| call(question).is_none_or(|(number, _)| number < TOO_NEW))
+    {
+        assert_eq!((question, &theirs[question]), (question, answer));
     }
 }
 

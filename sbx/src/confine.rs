@@ -17,7 +17,6 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, execve, getcwd, setgroups, setresgid, setresuid, setsid};
 use rustix::fs::{FileType, OFlags, fstat, makedev};
 use rustix::io::fcntl_dupfd_cloexec;
-use seccompiler::BpfProgram;
 use serde::Deserialize;
 use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
@@ -45,7 +44,7 @@ pub struct Confinement {
     effective: CapsHashSet,
     permitted: CapsHashSet,
     no_new_privs: bool,
-    seccomp: Vec<BpfProgram>,
+    seccomp: seccomp::Filter,
     in_user_namespace: bool,
 }
 
@@ -125,7 +124,7 @@ impl Confinement {
             effective: capability_set(&capabilities.effective)?,
             permitted: capability_set(&capabilities.permitted)?,
             no_new_privs: doc.read("process.noNewPrivileges")?.unwrap_or(false),
-            seccomp: seccomp.map_or(Ok(Vec::new()), |seccomp| seccomp.compile())?,
+            seccomp: seccomp.map(|seccomp| seccomp.compile()).transpose().context("linux.seccomp")?.unwrap_or_default(),
             in_user_namespace: ids::has_namespace(doc)?,
         })
     }
@@ -303,7 +302,7 @@ impl Confinement {
     }
 
     fn filter(&self) -> Result<()> {
-        self.seccomp.iter().try_for_each(|program| sys::seccomp(program)).context("cannot load the seccomp filter")
+        self.seccomp.load().context("cannot load the seccomp filter")
     }
 
     /// Executes the command, found along the PATH of its own environment. Whatever descriptor is open beyond the

@@ -1,17 +1,49 @@
-//! `linux.seccomp` of the document, compiled to programs for the kernel.
+//! `linux.seccomp` of the document, compiled to one program for the kernel (seccomp(2)).
 //!
-//! The OCI format has one default action and any number of rules, each with its own action; a program of the compiler
-//! has two actions. So there is one program for what is let through, and one more for each other action of rules.
-//! The kernel runs all and takes the strictest answer (seccomp(2)).
+//! It means what it means to runc and crun, which hand it to libseccomp:
+//!
+//! - a rule that gives the default answer is passed over, and so is a name that this architecture does not have;
+//! - of the rules of a call that have no conditions the first counts, and those with conditions count for nothing beside it;
+//! - conditions on several arguments hold together; of several on one argument each is a rule of its own.
+//!
+//! Where rules with conditions overlap, libseccomp's answer depends on the order of its tree; ours is the strictest.
+//! A call by the convention of another architecture ends the process, whatever `architectures` lists: on x86-64 the
+//! calls of i386, and those of x32, whose numbers have a bit more.
 
+use crate::sys;
 use anyhow::{Context, Result, bail, ensure};
+use nix::libc;
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule, sock_filter,
 };
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::env::consts::ARCH;
 use std::str::FromStr;
 use syscalls::Sysno;
+
+/// An architecture whose calls we know.
+struct Architecture {
+    /// As Rust calls it.
+    name: &'static str,
+    /// As the OCI runtime specification calls it.
+    oci: &'static str,
+    /// `AUDIT_ARCH_*` of linux/audit.h.
+    audit: u32,
+    /// The lowest number of another convention's calls, which the kernel reports as this architecture's.
+    foreign: Option<u32>,
+}
+
+const ARCHITECTURES: [Architecture; 2] = [
+    Architecture { name: "x86_64", oci: "SCMP_ARCH_X86_64", audit: 0xc000_003e, foreign: Some(0x4000_0000) },
+    Architecture { name: "aarch64", oci: "SCMP_ARCH_AARCH64", audit: 0xc000_00b7, foreign: None },
+];
+
+/// The highest errno that a filter can give (`MAX_ERRNO` of linux/err.h).
+const MAX_ERRNO: u32 = 4095;
+
+/// The number of a call that a tracer has taken away (ptrace(2)): no call at all.
+const NO_CALL: u32 = u32::MAX;
 
 /// `linux.seccomp` as the OCI runtime specification has it.
 #[derive(Debug, Deserialize)]
@@ -19,11 +51,10 @@ use syscalls::Sysno;
 pub struct Seccomp {
     default_action: Action,
     default_errno_ret: Option<u32>,
-    /// More that the filter is for. Calls of all but this program's own architecture kill whoever makes them.
     #[serde(default)]
     architectures: Vec<String>,
     #[serde(default)]
-    flags: Vec<String>,
+    flags: Vec<Flag>,
     listener_path: Option<String>,
     #[serde(default)]
     syscalls: Vec<Rule>,
@@ -35,7 +66,7 @@ struct Rule {
     names: Vec<String>,
     action: Action,
     errno_ret: Option<u32>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     args: Vec<Condition>,
 }
 
@@ -48,7 +79,7 @@ struct Condition {
     op: Op,
 }
 
-/// Each but that for a supervisor outside (SCMP_ACT_NOTIFY), which there is none of.
+/// What a call is answered. Not `SCMP_ACT_NOTIFY`: there is nobody to be notified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 enum Action {
     #[serde(rename = "SCMP_ACT_ALLOW")]
@@ -61,7 +92,7 @@ enum Action {
     Errno,
     #[serde(rename = "SCMP_ACT_TRAP")]
     Trap,
-    #[serde(rename = "SCMP_ACT_KILL", alias = "SCMP_ACT_KILL_THREAD")]
+    #[serde(rename = "SCMP_ACT_KILL_THREAD", alias = "SCMP_ACT_KILL")]
     KillThread,
     #[serde(rename = "SCMP_ACT_KILL_PROCESS")]
     KillProcess,
@@ -85,89 +116,115 @@ enum Op {
     MaskedEq,
 }
 
-/// What the compiler wants: the rules of each system call, any of which is a match.
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+#[derive(Debug, Clone, Copy, Deserialize)]
+enum Flag {
+    /// All threads: each of ours has but one.
+    #[serde(rename = "SECCOMP_FILTER_FLAG_TSYNC")]
+    Tsync,
+    #[serde(rename = "SECCOMP_FILTER_FLAG_LOG")]
+    Log,
+    #[serde(rename = "SECCOMP_FILTER_FLAG_SPEC_ALLOW")]
+    SpecAllow,
+}
+
+/// A filter that is ready to be loaded.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Empty where there is nothing to filter.
+    pub program: BpfProgram,
+    /// `SECCOMP_FILTER_FLAG_*` of seccomp(2).
+    pub flags: libc::c_ulong,
+}
+
+/// The rules of one call: each with its answer.
+enum Call {
+    Always(u32),
+    If(Vec<(u32, SeccompRule)>),
+}
+
+impl Filter {
+    /// Loads it for this thread and what it executes, for good. Needs no_new_privs or CAP_SYS_ADMIN.
+    pub fn load(&self) -> std::io::Result<()> {
+        if self.program.is_empty() { Ok(()) } else { sys::seccomp(&self.program, self.flags) }
+    }
+}
 
 impl Seccomp {
-    /// The programs, in the order in which they are to be installed.
-    pub fn compile(&self) -> Result<Vec<BpfProgram>> {
-        if let Some(other) = self.architectures.iter().find(|name| !name.starts_with("SCMP_ARCH_")) {
-            bail!("linux.seccomp.architectures: no architecture {other:?}");
+    /// The filter; an error names what of it cannot be had.
+    pub fn compile(&self) -> Result<Filter> {
+        let architecture = native()?;
+        let listed = &self.architectures;
+        ensure!(
+            listed.is_empty() || listed.iter().any(|name| name == architecture.oci),
+            "architectures: {} is not among them",
+            architecture.oci
+        );
+        ensure!(self.listener_path.is_none(), "listenerPath: a listener is not supported");
+        let default = answer(self.default_action, self.default_errno_ret).context("defaultErrnoRet")?;
+        let calls = self.calls(default)?;
+        if calls.is_empty() && self.default_action == Action::Allow {
+            return Ok(Filter::default());
         }
-        // For several threads, of which there is one.
-        if let Some(flag) = self.flags.iter().find(|flag| *flag != "SECCOMP_FILTER_FLAG_TSYNC") {
-            bail!("linux.seccomp.flags: {flag} is not supported");
-        }
-        ensure!(self.listener_path.is_none(), "linux.seccomp.listenerPath is not supported");
-        let default = verdict(self.default_action, self.default_errno_ret);
-        let mut let_through = Rules::new();
-        let mut strict: Vec<(SeccompAction, Rules)> = Vec::new();
-        for rule in &self.syscalls {
-            let action = verdict(rule.action, rule.errno_ret);
-            for name in &rule.names {
-                // What this kernel's tables do not know cannot be called by that name: the default applies to it.
-                let Ok(number) = Sysno::from_str(name) else { continue };
-                let mut rules = vec![&mut let_through];
-                if action != SeccompAction::Allow {
-                    let place = strict.iter().position(|(known, _)| *known == action).unwrap_or_else(|| {
-                        strict.push((action.clone(), Rules::new()));
-                        strict.len() - 1
-                    });
-                    rules.push(&mut strict[place].1);
+        let flags = self.flags.iter().fold(0, |flags, flag| {
+            flags
+                | match flag {
+                    Flag::Tsync => 0,
+                    Flag::Log => libc::SECCOMP_FILTER_FLAG_LOG,
+                    Flag::SpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
                 }
-                for rules in rules {
-                    add(rules, i64::from(number.id()), &rule.args).with_context(|| format!("linux.seccomp: {name}"))?;
+        });
+        let program = program(architecture, default, calls);
+        ensure!(program.len() <= libc::BPF_MAXINSNS as usize, "more rules than the kernel takes");
+        Ok(Filter { program, flags })
+    }
+
+    /// What each call is answered, where that is not the default.
+    fn calls(&self, default: u32) -> Result<BTreeMap<u32, Call>> {
+        let mut calls = BTreeMap::new();
+        for rule in &self.syscalls {
+            let name = || rule.names.join(" ");
+            let answer = answer(rule.action, rule.errno_ret).with_context(name)?;
+            let conditions = rule.conditions().with_context(name)?;
+            // What the tables of this architecture do not have cannot be called by that name.
+            let numbers = rule.names.iter().filter_map(|name| Sysno::from_str(name).ok());
+            for number in numbers.map(|number| number.id() as u32).filter(|_| answer != default) {
+                let conditional = conditions.iter().map(|rule| (answer, rule.clone()));
+                match calls.get_mut(&number) {
+                    Some(Call::Always(_)) => {}
+                    Some(Call::If(rules)) if !conditions.is_empty() => rules.extend(conditional),
+                    None if !conditions.is_empty() => drop(calls.insert(number, Call::If(conditional.collect()))),
+                    _ => drop(calls.insert(number, Call::Always(answer))),
                 }
             }
         }
-        let mut programs = Vec::new();
-        if default != SeccompAction::Allow {
-            programs.push(program(let_through, default, SeccompAction::Allow)?);
+        for call in calls.values_mut() {
+            if let Call::If(rules) = call {
+                rules.sort_by_key(|(answer, _)| strictness(*answer));
+            }
         }
-        for (action, rules) in strict {
-            programs.push(program(rules, SeccompAction::Allow, action)?);
-        }
-        Ok(programs)
+        Ok(calls)
     }
 }
 
-/// Whether this architecture has a system call of that name.
-pub fn is_known(name: &str) -> bool {
-    Sysno::from_str(name).is_ok()
-}
-
-/// A rule without conditions matches always, and makes those with conditions superfluous.
-fn add(rules: &mut Rules, number: i64, conditions: &[Condition]) -> Result<()> {
-    let known = rules.get(&number);
-    if conditions.is_empty() {
-        rules.insert(number, Vec::new());
-    } else if known.is_none_or(|rules| !rules.is_empty()) {
-        let conditions = conditions.iter().map(Condition::compile).collect::<Result<Vec<_>>>()?;
-        rules.entry(number).or_default().push(SeccompRule::new(conditions)?);
-    }
-    Ok(())
-}
-
-fn program(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Result<BpfProgram> {
-    let arch = TargetArch::try_from(std::env::consts::ARCH).context("linux.seccomp")?;
-    let filter = SeccompFilter::new(rules, otherwise, matched, arch).context("linux.seccomp")?;
-    filter.try_into().context("linux.seccomp")
-}
-
-fn verdict(action: Action, errno: Option<u32>) -> SeccompAction {
-    match action {
-        Action::Allow => SeccompAction::Allow,
-        Action::Log => SeccompAction::Log,
-        Action::Trace => SeccompAction::Trace(errno.unwrap_or(nix::libc::EPERM as u32)),
-        Action::Errno => SeccompAction::Errno(errno.unwrap_or(nix::libc::EPERM as u32)),
-        Action::Trap => SeccompAction::Trap,
-        Action::KillThread => SeccompAction::KillThread,
-        Action::KillProcess => SeccompAction::KillProcess,
+impl Rule {
+    /// The alternatives of its conditions; none if it has no condition.
+    fn conditions(&self) -> Result<Vec<SeccompRule>> {
+        let conditions = self.args.iter().map(Condition::compile).collect::<Result<Vec<_>>>()?;
+        let indexes: BTreeSet<u8> = self.args.iter().map(|condition| condition.index).collect();
+        let rules = if indexes.len() < self.args.len() {
+            conditions.into_iter().map(|condition| SeccompRule::new(vec![condition])).collect()
+        } else if conditions.is_empty() {
+            Ok(Vec::new())
+        } else {
+            SeccompRule::new(conditions).map(|rule| vec![rule])
+        };
+        Ok(rules?)
     }
 }
 
 impl Condition {
     fn compile(&self) -> Result<SeccompCondition> {
+        let mut length = SeccompCmpArgLen::Qword;
         let (op, value) = match self.op {
             Op::Ne => (SeccompCmpOp::Ne, self.value),
             Op::Lt => (SeccompCmpOp::Lt, self.value),
@@ -176,47 +233,93 @@ impl Condition {
             Op::Ge => (SeccompCmpOp::Ge, self.value),
             Op::Gt => (SeccompCmpOp::Gt, self.value),
             // The mask is the first value, what is left of the argument is compared with the second.
-            Op::MaskedEq => (SeccompCmpOp::MaskedEq(self.value), self.value_two.unwrap_or_default()),
+            Op::MaskedEq => {
+                if self.value <= u32::MAX.into() {
+                    length = SeccompCmpArgLen::Dword;
+                }
+                (SeccompCmpOp::MaskedEq(self.value), self.value_two.unwrap_or_default() & self.value)
+            }
         };
         if self.index > 5 {
             bail!("a system call has no argument {}", self.index);
         }
-        Ok(SeccompCondition::new(self.index, SeccompCmpArgLen::Qword, op, value)?)
+        Ok(SeccompCondition::new(self.index, length, op, value)?)
     }
+}
+
+/// Whether this architecture has a system call of that name.
+pub fn is_known(name: &str) -> bool {
+    Sysno::from_str(name).is_ok()
+}
+
+fn native() -> Result<&'static Architecture> {
+    let known = ARCHITECTURES.iter().find(|architecture| architecture.name == ARCH);
+    known.with_context(|| format!("the system calls of {ARCH} are not known"))
+}
+
+/// What the kernel takes for an answer: an action and 16 bits of its data.
+fn answer(action: Action, errno: Option<u32>) -> Result<u32> {
+    let errno = errno.unwrap_or(libc::EPERM as u32);
+    Ok(u32::from(match action {
+        Action::Allow => SeccompAction::Allow,
+        Action::Log => SeccompAction::Log,
+        Action::Trace => {
+            SeccompAction::Trace(u16::try_from(errno).with_context(|| format!("no such data: {errno}"))?.into())
+        }
+        Action::Errno => {
+            ensure!(errno <= MAX_ERRNO, "no such errno: {errno}");
+            SeccompAction::Errno(errno)
+        }
+        Action::Trap => SeccompAction::Trap,
+        Action::KillThread => SeccompAction::KillThread,
+        Action::KillProcess => SeccompAction::KillProcess,
+    }))
+}
+
+/// The kernel's own order of answers: the lower the stricter.
+fn strictness(answer: u32) -> i32 {
+    (answer & libc::SECCOMP_RET_ACTION_FULL) as i32
+}
+
+fn program(architecture: &Architecture, default: u32, calls: BTreeMap<u32, Call>) -> BpfProgram {
+    let step = |code: u32, k: u32| sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    // Skips so many instructions if the accumulator is not as said, and else none.
+    let unless = |condition: u32, k: u32, skipped: u8| {
+        let code = (libc::BPF_JMP | condition | libc::BPF_K) as u16;
+        sock_filter { code, jt: 0, jf: skipped, k }
+    };
+    // `struct seccomp_data` of linux/seccomp.h begins with the number and the architecture.
+    let load = |offset: u32| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset);
+    let give = |answer: u32| step(libc::BPF_RET | libc::BPF_K, answer);
+    let skip = |length: usize| step(libc::BPF_JMP | libc::BPF_JA, length as u32);
+    let kill = give(libc::SECCOMP_RET_KILL_PROCESS);
+
+    let mut program = vec![load(4), unless(libc::BPF_JEQ, architecture.audit, 1), skip(1), kill.clone(), load(0)];
+    if let Some(foreign) = architecture.foreign {
+        program.extend([unless(libc::BPF_JGE, foreign, 3), unless(libc::BPF_JEQ, NO_CALL, 1), skip(1), kill]);
+    }
+    for (number, call) in calls {
+        let answers = match call {
+            Call::Always(answer) => vec![give(answer)],
+            Call::If(rules) => {
+                // One that does not hold goes on behind its answer.
+                let tried = rules
+                    .into_iter()
+                    .flat_map(|(answer, rule)| BpfProgram::from(rule).into_iter().chain([give(answer)]));
+                tried.chain([give(default)]).collect()
+            }
+        };
+        program.extend([unless(libc::BPF_JEQ, number, 1), skip(1), skip(answers.len())]);
+        program.extend(answers);
+    }
+    program.push(give(default));
+    program
+}
+
+/// `null` counts as absent.
+fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(value: D) -> Result<T, D::Error> {
+    Option::deserialize(value).map(Option::unwrap_or_default)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn compile(text: &str) -> Result<Vec<BpfProgram>> {
-        serde_json::from_str::<Seccomp>(text)?.compile()
-    }
-
-    #[test]
-    fn there_is_one_program_for_the_default_and_one_for_each_errno() {
-        let programs = compile(
-            r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38,"architectures":["SCMP_ARCH_X86_64"],"syscalls":[
-            {"names":["read","no_such_call"],"action":"SCMP_ACT_ALLOW"},
-            {"names":["mount"],"action":"SCMP_ACT_ERRNO","errnoRet":1},
-            {"names":["socket"],"action":"SCMP_ACT_ERRNO","errnoRet":97,"args":[{"index":0,"value":38,"op":"SCMP_CMP_EQ"}]}
-        ]}"#,
-        );
-        assert_eq!(programs.expect("compile").len(), 3);
-    }
-
-    #[test]
-    fn what_is_not_understood_is_an_error_and_not_a_hole() {
-        for bad in [
-            r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#,
-            r#"{"defaultAction":"SCMP_ACT_ALLOW","architectures":["x86_64"]}"#,
-            r#"{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_LOG"]}"#,
-            r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/run/x"}"#,
-            r#"{"syscalls":[]}"#,
-            r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}]}"#,
-            r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":0,"op":"SCMP_CMP_XX"}]}]}"#,
-        ] {
-            assert!(compile(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

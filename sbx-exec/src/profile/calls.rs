@@ -1,11 +1,11 @@
 //! The system calls of the profiles, as a filter in the format of the OCI runtime specification.
 
 use caps::{Capability, CapsHashSet};
-use nix::libc::{self, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX};
+use nix::libc::{self, AF_ALG, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_VSOCK};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-/// The system calls that are let through. One that is in neither list, such as clone3, whose flags a filter cannot
+/// The system calls that are let through, whatever their arguments. One that is in neither list, such as clone3, whose flags a filter cannot
 /// see, does not exist inside: ENOSYS, on which programs fall back to an older call.
 const ALLOWED: &str = "
     accept accept4 access adjtimex alarm arch_prctl bind brk cachestat capget capset chdir chmod chown
@@ -17,7 +17,7 @@ const ALLOWED: &str = "
     futimesat get_robust_list get_thread_area getcpu getcwd getdents getdents64 getegid geteuid getgid getgroups
     getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom getresgid getresuid getrlimit
     getrusage getsid getsockname getsockopt gettid gettimeofday getuid getxattr inotify_add_watch inotify_init
-    inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents io_setup io_submit ioctl
+    inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents io_setup io_submit
     ioprio_get ioprio_set kill landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown lgetxattr
     link linkat listen listxattr llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack membarrier
     memfd_create memfd_secret mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mprotect
@@ -32,7 +32,7 @@ const ALLOWED: &str = "
     sched_setattr sched_setparam sched_setscheduler sched_yield seccomp select semctl semget semop semtimedop
     sendfile sendmmsg sendmsg sendto set_robust_list set_thread_area set_tid_address setfsgid setfsuid setgid
     setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setsockopt
-    setuid setxattr shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 socket socketpair splice
+    setuid setxattr shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 socketpair splice
     stat statfs statx symlink symlinkat sync sync_file_range syncfs sysinfo tee tgkill time timer_create
     timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times
     tkill truncate umask uname unlink unlinkat utime utimensat utimes vfork wait4 waitid write writev
@@ -74,78 +74,100 @@ const STRICT: &str = "
     process_vm_writev ptrace remap_file_pages
 ";
 
-/// The socket families of the strict profile: local, IPv4, IPv6, and the kernel's own answers about them.
-const STRICT_FAMILIES: [i32; 4] = [AF_UNIX, AF_INET, AF_INET6, AF_NETLINK];
+/// The socket families of the strict profile beside netlink, of which it has the kernel's answers about links and routes.
+const STRICT_FAMILIES: [i32; 3] = [AF_UNIX, AF_INET, AF_INET6];
 
 /// The arguments of personality(2) that are let through: Linux, with the 32-bit and the UNAME26 view, and the question
 /// which it is. Others switch off what protects memory.
-const PERSONALITIES: [u64; 5] = [0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
+const PERSONALITIES: [u32; 5] = [0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 /// The flags of clone(2) that make namespaces, each refused.
-const NAMESPACE_FLAGS: [u64; 7] =
+const NAMESPACE_FLAGS: [u32; 7] =
     [0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000];
 
 /// ioctls that type into the caller's terminal: TIOCSTI, TIOCLINUX (CVE-2017-5226). The kernel takes the low 32 bits
 /// only, and so does the comparison (CVE-2019-10063).
-const TERMINAL_IOCTLS: [u64; 2] = [0x5412, 0x541c];
+const TERMINAL_IOCTLS: [u32; 2] = [0x5412, 0x541c];
 
-/// Socket families that no network namespace contains: AF_ALG, AF_VSOCK.
-const REFUSED_FAMILIES: [u64; 2] = [38, 40];
+/// Socket families that no network namespace contains.
+const REFUSED_FAMILIES: [u32; 2] = [AF_ALG as u32, AF_VSOCK as u32];
 
-/// The filter for who has these capabilities.
+const NETLINK: u32 = AF_NETLINK as u32;
+const NETLINK_AUDIT: u32 = libc::NETLINK_AUDIT as u32;
+
+/// What an argument of 32 bits is: the number of it, a mask, and what is left of it under that mask.
+type Condition = (u32, u32, u32);
+
+/// The filter for who has these capabilities. No two of its rules answer one call differently, so that all who read it
+/// agree on what it says (docs/decisions/0005-one-filter.md).
 pub fn filter(capabilities: &CapsHashSet, is_strict: bool) -> Value {
     let names = |text: &'static str| text.split_ascii_whitespace();
     let allow = |names: &[&str]| json!({ "names": names, "action": "SCMP_ACT_ALLOW" });
-    let refuse = |names: &[&str]| json!({ "names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": libc::EPERM });
-    // The rule holds where the argument, masked, is the value.
-    let only_if = |mut rule: Value, index: u32, mask: u64, value: u64| {
-        rule["args"] = json!([{ "index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ" }]);
+    let fail = |names: &[&str], errno: i32| json!({ "names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": errno });
+    let refuse = |names: &[&str]| fail(names, libc::EPERM);
+    let only_if = |mut rule: Value, conditions: &[Condition]| {
+        let args = conditions.iter().map(|(index, mask, value)| {
+            json!({ "index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ" })
+        });
+        rule["args"] = args.collect();
         rule
     };
-    let low = u64::from(u32::MAX);
+    let is = |index: u32, value: u32| (index, u32::MAX, value);
     let mut allowed: BTreeSet<&str> = names(ALLOWED).collect();
     let mut refused: BTreeSet<&str> = names(REFUSED).collect();
     for (_, calls) in GATED.iter().filter(|(capability, _)| capabilities.contains(capability)) {
         allowed.extend(names(calls));
     }
     if is_strict {
-        let without: BTreeSet<&str> = names(STRICT).chain(["socket"]).collect();
+        let without: BTreeSet<&str> = names(STRICT).collect();
         allowed.retain(|call| !without.contains(call));
         refused.extend(names(STRICT));
     }
     refused.extend(GATED.iter().flat_map(|(_, calls)| names(calls)).filter(|call| !allowed.contains(call)));
     let list = |calls: &BTreeSet<&'static str>| calls.iter().copied().collect::<Vec<_>>();
     let mut rules = vec![allow(&list(&allowed)), refuse(&list(&refused))];
-    rules.extend(PERSONALITIES.map(|persona| only_if(allow(&["personality"]), 0, low, persona)));
+    rules.extend(PERSONALITIES.map(|persona| only_if(allow(&["personality"]), &[is(0, persona)])));
     if capabilities.contains(&Capability::CAP_SYS_ADMIN) {
         rules.push(allow(&["clone"]));
     } else {
-        rules.push(only_if(allow(&["clone"]), 0, NAMESPACE_FLAGS.iter().sum(), 0));
-        rules.extend(NAMESPACE_FLAGS.map(|flag| only_if(refuse(&["clone"]), 0, flag, flag)));
+        rules.push(only_if(allow(&["clone"]), &[(0, NAMESPACE_FLAGS.iter().sum(), 0)]));
+        rules.extend(NAMESPACE_FLAGS.map(|flag| only_if(refuse(&["clone"]), &[(0, flag, flag)])));
     }
-    rules.extend(TERMINAL_IOCTLS.map(|request| only_if(refuse(&["ioctl"]), 1, low, request)));
+    rules.extend(all_but(1, &TERMINAL_IOCTLS).map(|other| only_if(allow(&["ioctl"]), &[other])));
+    rules.extend(TERMINAL_IOCTLS.map(|request| only_if(refuse(&["ioctl"]), &[is(1, request)])));
+
+    let socket = |conditions: &[Condition]| only_if(allow(&["socket"]), conditions);
     if is_strict {
-        rules.extend(STRICT_FAMILIES.map(|family| only_if(allow(&["socket"]), 0, low, family as u64)));
+        rules.extend(STRICT_FAMILIES.map(|family| socket(&[is(0, family as u32)])));
+        rules.push(socket(&[is(0, NETLINK), is(2, libc::NETLINK_ROUTE as u32)]));
+    } else {
+        let [alg, vsock] = REFUSED_FAMILIES;
+        rules.extend(all_but(0, &[alg, vsock, NETLINK]).map(|family| socket(&[family])));
+        rules.extend(all_but(2, &[NETLINK_AUDIT]).map(|protocol| socket(&[is(0, NETLINK), protocol])));
     }
-    rules.extend(REFUSED_FAMILIES.map(|family| only_if(refuse(&["socket"]), 0, low, family)));
-    if !capabilities.contains(&Capability::CAP_AUDIT_WRITE) {
+    rules.extend(REFUSED_FAMILIES.map(|family| only_if(refuse(&["socket"]), &[is(0, family)])));
+    let audit = [is(0, NETLINK), is(2, NETLINK_AUDIT)];
+    rules.push(if capabilities.contains(&Capability::CAP_AUDIT_WRITE) {
+        socket(&audit)
+    } else {
         // No audit from inside. PAM takes it well that there is none, but not that it is refused.
-        rules.push(json!({
-            "names": ["socket"],
-            "action": "SCMP_ACT_ERRNO",
-            "errnoRet": libc::EAFNOSUPPORT,
-            "args": [
-                { "index": 0, "value": low, "valueTwo": AF_NETLINK, "op": "SCMP_CMP_MASKED_EQ" },
-                { "index": 2, "value": low, "valueTwo": libc::NETLINK_AUDIT, "op": "SCMP_CMP_MASKED_EQ" },
-            ],
-        }));
-    }
+        only_if(fail(&["socket"], libc::EAFNOSUPPORT), &audit)
+    });
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": libc::ENOSYS,
         "architectures": [format!("SCMP_ARCH_{}", std::env::consts::ARCH.to_uppercase())],
         "syscalls": rules,
     })
+}
+
+/// Conditions of which one, and no other, holds for an argument that is none of these values: it has the upper bits of one
+/// of them down to a bit that is not as in any.
+fn all_but(index: u32, values: &[u32]) -> impl Iterator<Item = Condition> {
+    let branches = (0..u32::BITS).flat_map(|bit| values.iter().map(move |value| (u32::MAX << bit, value ^ (1 << bit))));
+    let others = branches.map(|(mask, value)| (index, mask, value & mask));
+    let apart = others.filter(|(_, mask, other)| values.iter().all(|value| value & mask != *other));
+    apart.collect::<BTreeSet<_>>().into_iter()
 }
 
 #[cfg(test)]
@@ -196,6 +218,17 @@ mod tests {
     fn what_is_strict_lets_less_through() {
         let ([all, _], [strict, _]) = (of(&[], false), of(&[], true));
         assert!(strict.is_subset(&all) && strict.len() < all.len() - 10);
+    }
+
+    #[test]
+    fn all_but_some_values_are_covered_once() {
+        let excluded = [38, 40, 16];
+        let conditions: Vec<Condition> = all_but(0, &excluded).collect();
+        let near = (0..0x1_0000).chain((0..32).flat_map(|bit| excluded.map(|value| value ^ (1 << bit))));
+        for value in near.chain([u32::MAX]) {
+            let holding = conditions.iter().filter(|(_, mask, left)| value & mask == *left).count();
+            assert_eq!(holding, usize::from(!excluded.contains(&value)), "{value}");
+        }
     }
 
     #[test]
