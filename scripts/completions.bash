@@ -59,7 +59,7 @@ declare -gA _sbx_takes=(
 
     [sbx-exec]='--help --version'
     [sbx-exec profile]='--name=NAME --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY FILE'
-    [sbx-exec run]='--document=ANY'
+    [sbx-exec run]='--document=ANY --user=ANY --cwd=ANY --env=ANY'
     [sbx-exec boot]='--document=ANY --timeout=ANY --wait'
     [sbx-exec stop]='--document=ANY --timeout=ANY'
 
@@ -75,7 +75,7 @@ declare -gA _sbx_takes=(
     [virt-sandbox-service enable]='-h --help NAME'
     [virt-sandbox-service disable]='-h --help NAME'
     [virt-sandbox-service list]='-r --running -h --help'
-    [virt-sandbox-service execute]='-C=COMMAND --command=COMMAND -h --help NAME'
+    [virt-sandbox-service execute]='--user=ANY --cwd=ANY --env=ANY -C=COMMAND --command=COMMAND -h --help NAME'
     [virt-sandbox-service connect]='-h --help NAME'
     [virt-sandbox-service reload]='-u=UNIT --unitfile=UNIT -h --help NAME'
     [virt-sandbox-service refresh]='-h --help NAME'

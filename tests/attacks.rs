@@ -26,6 +26,9 @@
 //! | 2015-3630, 2018-10892 | `what_changes_the_host_is_not_opened_for_writing` in hardening.rs |
 //! | 2018-15664, 2019-14271 | `nothing_of_the_container_is_loaded_before_the_command` in hardening.rs |
 //! | 2019-10144 | `an_executed_command_is_as_confined_as_the_container` in cases.rs |
+//! | 2016-3697, 2017-1000082, 2026-30892 | `a_user_is_the_exact_number_whatever_users_are_called` |
+//! | 2022-2995, 2022-36109 | `a_command_is_in_the_groups_of_its_user_and_in_no_other` |
+//! | 2022-4318 | `no_variable_adds_a_line_to_passwd` |
 //! | 2024-21626 | `nothing_of_the_caller_leaks_into_an_executed_command` in cases.rs |
 //! | 2017-5985, 2021-20199, 2022-47952, 2026-39402, 2026-40224 | SECURITY.md: attacks that cannot apply |
 //!
@@ -847,6 +850,92 @@ fn a_program_that_enters_a_container_cannot_be_written_there() {
 }
 
 // No CVE: what we have found ourselves.
+
+// CVE-2016-3697, CVE-2017-1000082, CVE-2026-30892: a number was looked up as a name, or what is no number was taken for one.
+
+#[test]
+fn a_user_is_the_exact_number_whatever_users_are_called() {
+    let host = Host::small();
+    let name = running(&host, "a");
+    for file in ["passwd", "group"] {
+        let numbers =
+            ["1000", "1", "0day", "+1", "-1", " 1", "4294967295"].map(|number| format!("{number}:x:0:0::/:\n"));
+        fs::write(host.tree(&name).join("etc").join(file), numbers.concat()).expect("a file");
+    }
+    let id = |user: &str| {
+        let execute = ["virt-sandbox-service", "execute", "--user", user, &name, "--", "bash", "-c"];
+        host.run(execute.iter().chain(&["id -u; id -g; id -G"]), "")
+    };
+    let root = format!("/proc/{}/root", holder(&host, &name));
+    assert_eq!(host.run(["chroot", "--userspec", "1000", &root, "/usr/bin/id", "-u"], "").ok().text(), "0");
+    for number in ["1000", "1", "54321"] {
+        assert_eq!(id(number).ok().text(), [number; 3].join("\n"));
+        assert_eq!(id(&format!("7:{number}")).ok().text(), ["7", number, number].join("\n"));
+    }
+    for bad in
+        ["0day", "1:", "+1", "-1", "4294967295", " 1", "1 ", "", ":", ":0", "1:0day", "1:+1", "1:-1", "0x0", "nobody\n"]
+    {
+        id(bad).assert_failure(125, "sbx-exec", &["bad user"]);
+    }
+    id("none").assert_failure(125, "sbx-exec", &["no user none in /etc/passwd"]);
+}
+
+// CVE-2022-2995, CVE-2022-36109: a command had the groups of whoever started it, or not all of its user.
+
+#[test]
+fn a_command_is_in_the_groups_of_its_user_and_in_no_other() {
+    let host = Host::small();
+    let name = running(&host, "a");
+    fs::write(host.tree(&name).join("etc/passwd"), "root:x:0:0::/root:\nweb:x:33:34::/:\n").expect("a file");
+    let group = "root:x:0:\nweb:x:34:\nlog:x:4:other,web\nno:x:5:webx\nagain:x:4:web\nbad:x:6:web:\nmail:x:8:web\n";
+    fs::write(host.tree(&name).join("etc/group"), group).expect("a file");
+    let with_groups = |argv: &[&str]| {
+        let argv = [&["setpriv", "--groups", "0,42", "--"], argv].concat();
+        host.run(argv, "").ok().text()
+    };
+    let enter = ["nsenter", "--target", &holder(&host, &name), "--mount", "--"];
+    let careless = ["setpriv", "--reuid", "33", "--regid", "34", "--keep-groups", "id", "-G"];
+    assert_eq!(with_groups(&[&enter, careless.as_slice()].concat()), "34 0 42");
+    for (user, groups) in [("web", "34 4 8"), ("33", "34 4 8"), ("web:log", "4"), ("33:9", "9"), ("7", "7"), ("0", "0")]
+    {
+        let execute = ["virt-sandbox-service", "execute", "--user", user, &name, "--"];
+        assert_eq!(with_groups(&[&execute, ["id", "-G"].as_slice()].concat()), groups, "{user}");
+        // The group of the user is among those that a program of another group would keep.
+        let status =
+            with_groups(&[&execute, ["sed", "-n", "s/^Groups:\\s*//p", "/proc/self/status"].as_slice()].concat());
+        let mut kept: Vec<_> = groups.split(' ').collect();
+        kept.sort_by_key(|gid| gid.parse::<u32>().ok());
+        assert_eq!(status.split_whitespace().collect::<Vec<_>>(), kept, "{user}");
+    }
+    let execute = ["virt-sandbox-service", "execute", &name, "--", "id", "-G"];
+    assert_eq!(with_groups(&execute), "0");
+}
+
+// CVE-2022-4318: a value of the environment was written to passwd, and had lines of its own.
+
+#[test]
+fn no_variable_adds_a_line_to_passwd() {
+    let host = Host::small();
+    let name = running(&host, "a");
+    // As entrypoints do that give their user a name.
+    let entrypoint = "echo \"me:x:$UID:0::$HOME:/bin/sh\" >>/etc/passwd; grep -c ^r::0:0: /etc/passwd";
+    let passwd = host.tree(&name).join("etc/passwd");
+    let before = fs::read(&passwd).expect("passwd");
+    let home = "HOME=/\nr::0:0::/:";
+    let enter = ["nsenter", "--target", &holder(&host, &name), "--mount", "--", "env", home, "bash", "-c", entrypoint];
+    assert_eq!(host.run(enter, "").ok().text(), "1");
+    fs::write(&passwd, &before).expect("passwd");
+    for variable in [home, "HOME=/:", "USER=r::0:0::/:\n", "LOGNAME=a:b", "SHELL=/bin/sh\nr::0:0::/:", "HOME", "=x"] {
+        let execute = ["virt-sandbox-service", "execute", "--env", variable, &name, "--", "bash", "-c", entrypoint];
+        host.run(execute, "").assert_failure(125, "sbx-exec", &["bad variable"]);
+        edit(&host, &name, &format!(".process.env += [{}]", serde_json::json!(variable)));
+        host.service(&format!("stop {name}")).ok();
+        assert_eq!(host.service(&format!("start {name}")).code, 1, "{variable}");
+        edit(&host, &name, ".process.env |= .[:-1]");
+        host.service(&format!("start {name}")).ok();
+    }
+    assert_eq!(fs::read(&passwd).expect("passwd"), before);
+}
 
 #[test]
 fn a_signal_to_its_group_does_not_leave_the_container() {

@@ -206,11 +206,40 @@ fn nothing_of_the_caller_leaks_into_an_executed_command() {
     let definition: Value = serde_json::from_slice(&definition).expect("a definition");
     let given = definition["process"]["env"].as_array().expect("an environment").clone();
     let given = given.iter().map(|entry| entry.as_str().unwrap_or_default().to_owned());
-    assert_eq!(environment, given.chain(["HOME=/the/home".to_owned()]).collect());
+    let known = ["HOME=/the/home", "SHELL=/bin/bash", "USER=root", "LOGNAME=root"].map(str::to_owned);
+    assert_eq!(environment, given.chain(known).collect());
     // ls itself has the directory open.
     assert_eq!(execute("ls /proc/self/fd"), "0\n1\n2\n3");
     assert_eq!(execute("pwd"), "/");
     assert_eq!(host.inside(&name, "ls -l /proc/1/fd | grep -c shadow || true").ok().text(), "0");
+}
+
+#[test]
+fn a_command_is_executed_by_whom_and_where_and_with_what_the_caller_says() {
+    let host = Host::small();
+    let name = host.name("a");
+    start_command(&host, &name);
+    fs::write(host.tree(&name).join("etc/passwd"), "root:x:0:0::/root:\nweb:x:33:33::/srv:/bin/bash\n")
+        .expect("passwd");
+    let execute = |options: &[&str], command: &[&str]| {
+        host.run([&["virt-sandbox-service", "execute"], options, &[&name, "--"], command].concat(), "")
+    };
+    let says = |options: &[&str]| {
+        execute(options, &["bash", "-c", "echo $UID $PWD $HOME $USER $LOGNAME $SHELL $A $B"]).ok().text()
+    };
+    assert_eq!(says(&["--user", "web"]), "33 / /srv web web /bin/bash");
+    assert_eq!(
+        says(&["--user=33:7", "--cwd=/usr", "--env", "HOME=/x", "--env=A=b=c", "--env", "B=1", "--env", "B=2"]),
+        "33 /usr /x web web /bin/bash b=c 2"
+    );
+    // Who is not in passwd has no name. The shell finds one by itself.
+    let env = execute(&["--user", "4711"], &["env"]).ok().text();
+    assert!(env.contains("HOME=/") && !env.contains("USER=") && !env.contains("SHELL="), "{env}");
+    execute(&["--cwd", "usr"], &["true"]).assert_failure(125, "sbx-exec", &["bad directory", "usr", "absolute"]);
+    execute(&["--cwd", "/none"], &["true"]).assert_failure(125, "sbx-exec", &["/none", "No such file"]);
+    // A login shell is called as one, at home.
+    let shell = host.run(["virt-sandbox-service", "connect", &name], "echo $0; pwd; exit 3\n").assert_code(3);
+    assert_eq!(shell.text(), "-sh\n/root");
 }
 
 #[test]
@@ -238,6 +267,30 @@ fn an_executed_command_is_as_confined_as_the_container() {
     // Below the same limits, in a leaf of its own.
     let cgroup = host.inside(&name, "cat /proc/self/cgroup").ok().text();
     assert!(cgroup.lines().all(|line| line.ends_with(":/") || line.ends_with(":/../exec")), "{cgroup}");
+}
+
+#[test]
+fn an_executed_command_is_as_confined_as_a_service() {
+    let host = Host::new();
+    let name = host.name("a");
+    host.unit("sbxtest.service", "[Service]\nExecStart=/bin/sleep 1000\n");
+    host.service(&format!("create -u sbxtest {name}")).ok();
+    host.service(&format!("start {name}")).ok();
+    let sleep = host.inside(&name, "grep -l '^sleep$' /proc/[0-9]*/comm | cut -d/ -f3").ok().text();
+    let status = "grep -E '^(Uid|Gid|Groups|Umask|NoNewPrivs|Seccomp.*|Speculation.*|Cap.*|Mems_.*|Cpus_.*):'";
+    // systemd gives services soft limits of its own: the hard ones are what holds.
+    for what in [
+        format!("{status} /proc/PID/status"),
+        "sed -E 's/^(.{26})(\\S+ +)/\\1/' /proc/PID/limits".to_owned(),
+        "cat /proc/PID/uid_map /proc/PID/gid_map /proc/PID/attr/current /proc/PID/oom_score_adj".to_owned(),
+        "readlink /proc/PID/ns/*".to_owned(),
+        "cat /proc/PID/mountinfo".to_owned(),
+    ] {
+        let of = |pid: &str| host.inside(&name, &format!("({} 2>&1)", what.replace("PID", pid))).text();
+        let theirs = of(&sleep);
+        assert!(!theirs.is_empty(), "{what}");
+        assert_eq!(theirs.replace(&sleep, "self"), of("self").replace(&sleep, "self"), "{what}");
+    }
 }
 
 #[test]

@@ -9,13 +9,13 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use sbx::cgroup::{Cgroups, Entry};
-use sbx::confine::{Confinement, start};
+use sbx::confine::{Command, Confinement, start};
 use sbx::ids::Ids;
 use sbx::namespace;
 use sbx::process::readable;
 use sbx::sys::{self, Child};
 use sbx::tool::{self, Status};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, stdin};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ const FORWARDED: [Signal; 7] = [
 /// kills it at the deadline, if there is one. Returns its status.
 ///
 /// This process joins the container's namespaces, but for the PID namespace, which only its child is in.
-pub fn run(running: &Running, command: Vec<OsString>, deadline: Option<Instant>) -> Result<Status> {
+pub fn run(running: &Running, command: Command, deadline: Option<Instant>) -> Result<Status> {
     let signals = Forwarder::new()?;
     let label = running.doc.read::<String>("linux.mountLabel")?;
     let streams = Streams::open(label.as_deref(), Ids::of(&running.doc)?)?;
@@ -60,11 +60,11 @@ pub fn run(running: &Running, command: Vec<OsString>, deadline: Option<Instant>)
     Ok(Status { code, message: None })
 }
 
-fn enter(running: &Running, command: Vec<OsString>, streams: &Streams) -> Result<Result<Child, Status>> {
-    let Running { doc, holder } = running;
-    let term = std::env::var("TERM").ok().filter(|_| stdin().is_terminal());
-    let confinement =
-        Confinement::new(&running.with_env(term.map(|term| format!("TERM={term}")))?)?.with_command(command)?;
+fn enter(Running { doc, holder }: &Running, mut command: Command, streams: &Streams) -> Result<Result<Child, Status>> {
+    if let Some(term) = std::env::var_os("TERM").filter(|_| stdin().is_terminal()) {
+        command.env.insert(0, [OsStr::new("TERM="), &term].into_iter().collect());
+    }
+    let confinement = Confinement::new(doc)?.with_command(command)?;
     let cgroups: Cgroups = doc.read("sbx.state.cgroups")?.unwrap_or_default();
     let cgroup = Entry::open(&cgroups.exec)?;
     // From here on a process of the container could otherwise trace this one, which still has the host's descriptors
@@ -123,7 +123,8 @@ pub fn ask(running: &Running, command: &[&str], deadline: Instant) -> Result<u8>
             let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())?;
             sys::place(&null, 0)?;
             sys::place(std::io::stderr(), 1)?;
-            run(running, command.iter().map(OsString::from).collect(), Some(deadline))
+            let args = command.iter().map(OsString::from).collect();
+            run(running, Command { args, ..Command::default() }, Some(deadline))
         };
         let Status { code, message } = quiet().unwrap_or_else(Status::own);
         if let Some(message) = message {

@@ -9,13 +9,15 @@ mod streams;
 
 use anyhow::{Context, Result, bail};
 use lexopt::Parser;
+use sbx::confine::Command;
 use sbx::process::Live;
-use sbx::tool::{self, Argument, Filter, Status, Tool};
+use sbx::tool::{self, Argument, Filter, Status, Tool, Usage};
 use sbx::{Document, host, program, sys};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,7 +26,7 @@ sbx-exec: runs a command in a container, boots its init, stops it
 
 usage: sbx-exec profile [--name NAME] [OPTION...] [default | strict | FILE]
                                                            document in, document out
-       sbx-exec run [--document FD] [--] [COMMAND [ARG...]]
+       sbx-exec run [OPTION...] [--] [COMMAND [ARG...]]
        sbx-exec boot [--document FD] [--timeout SECONDS] [--wait]
        sbx-exec stop [--document FD] [--timeout SECONDS]
 
@@ -49,6 +51,9 @@ cannot be executed, 127 when it is not found.
                      a resource limit, such as nofile=1024:4096; may be repeated
   --no-new-privs on|off
   --document FD      read the document from this descriptor, so that stdin is the command's
+  --user USER        who executes the command: USER[:GROUP], each a number or a name inside
+  --cwd DIRECTORY    where
+  --env NAME=VALUE   a variable of its environment; may be repeated
   --timeout SECONDS  how long boot (90) and stop (90) wait
   --wait             stay until the command ends; if boot ends first, so does the container
   --help, --version
@@ -90,18 +95,31 @@ fn fill_in(options: &mut Parser) -> Result<()> {
 fn run_command(options: &mut Parser) -> Result<()> {
     program::shield()?;
     let mut source = Source::default();
-    let mut command: Vec<OsString> = Vec::new();
+    let mut command = Command::default();
     while let Some(arg) = tool::next(options)? {
-        match arg {
-            Argument::Operand(program) => {
-                command.push(program);
-                command.extend(options.raw_args()?);
-            }
-            arg => source.take(arg, options)?,
+        match arg.long() {
+            "user" => command.user = Some(tool::value(options)?),
+            "cwd" => command.cwd = Some(directory(options.value()?)?),
+            "env" => command.env.push(options.value()?),
+            _ => match arg {
+                Argument::Operand(program) => {
+                    command.args.push(program);
+                    command.args.extend(options.raw_args()?);
+                }
+                arg => source.take(arg, options)?,
+            },
         }
     }
     let running = source.running()?;
     Err(enter::run(&running, command, None)?.into())
+}
+
+/// An absolute path: there is none inside that another could be relative to.
+fn directory(path: OsString) -> Result<OsString> {
+    if Path::new(&path).is_absolute() {
+        return Ok(path);
+    }
+    Err(Usage(format!("bad directory {path:?}: an absolute path")).into())
 }
 
 fn boot_init(options: &mut Parser) -> Result<()> {

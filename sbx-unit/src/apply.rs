@@ -8,6 +8,7 @@ use crate::{group, journal};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FlockOperation, RenameFlags, flock};
 use rustix::process::{chdir, chroot};
+use sbx::passwd::{self, Identity};
 use sbx::{Document, Name, host, inner, storage, store, tool};
 use std::env;
 use std::fs::{self, File};
@@ -40,9 +41,11 @@ pub fn init() -> Result<(&'static str, Init)> {
     Ok((PATH, if is_systemd { Init::Systemd } else { Init::Other }))
 }
 
-/// The users of this root.
-pub fn passwd() -> Result<Vec<u8>> {
-    fs::read("/etc/passwd").context("cannot read /etc/passwd")
+/// Who a command is to be, by the users of this root; root if nothing is said.
+pub fn identity(user: Option<&passwd::Spec>) -> Result<Identity> {
+    let Some(user) = user else { return Ok(Identity::default()) };
+    let root = File::open("/").context("cannot open /")?;
+    user.resolve(&passwd::read(&root)?, &passwd::read_groups(&root)?)
 }
 
 /// The directory of the scripts that the host's unit runs: the one asked for, or where PATH has sbx-start.

@@ -3,11 +3,11 @@
 use crate::settings;
 use crate::unit::{Unit, UnitName};
 use anyhow::{Result, anyhow, ensure};
-use sbx::{Document, passwd};
+use sbx::Document;
+use sbx::passwd::Identity;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, to_value};
 use std::collections::BTreeMap;
-use std::str::FromStr;
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -57,52 +57,6 @@ impl Units {
     }
 }
 
-/// The user of a command, as `--user` gives it: a number or a name, and perhaps a group's number.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserSpec {
-    user: Id,
-    group: Option<u32>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Id {
-    Number(u32),
-    Name(String),
-}
-
-impl FromStr for UserSpec {
-    type Err = String;
-
-    /// What begins with a digit is a number or an error, never a name: `0day` is not root (CVE-2017-1000082).
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("bad user {text:?}: UID[:GID] or a name[:GID]");
-        let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
-        let group = group.map(|group| passwd::id(group).ok_or_else(bad)).transpose()?;
-        let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-        let user = match (passwd::id(user), user.as_bytes()) {
-            (Some(uid), _) => Id::Number(uid),
-            (None, [b'A'..=b'Z' | b'a'..=b'z' | b'_', ..]) if user.bytes().all(name) => Id::Name(user.to_owned()),
-            _ => return Err(bad()),
-        };
-        Ok(Self { user, group })
-    }
-}
-
-impl UserSpec {
-    /// The ids, given the text of a passwd file. The group is that of the user's entry; without one, a number is its
-    /// own group.
-    fn resolve(&self, text: &[u8]) -> Result<(u32, u32)> {
-        let (uid, gid) = match &self.user {
-            Id::Number(uid) => (*uid, passwd::find(text, *uid).map_or(*uid, |user| user.gid)),
-            Id::Name(name) => {
-                let user = passwd::find_name(text, name).ok_or_else(|| anyhow!("no user {name} in /etc/passwd"))?;
-                (user.uid, user.gid)
-            }
-        };
-        Ok((uid, self.group.unwrap_or(gid)))
-    }
-}
-
 /// What a document has of units. An instance that is called like the container that this one was cloned from, such as
 /// `foo@SOURCE`, is called like this one.
 pub fn known(doc: &Document) -> Result<Units> {
@@ -147,52 +101,38 @@ pub fn read(doc: &mut Document, units: &[Unit], along: &[Unit]) -> Result<()> {
 
 /// Has the container run systemd, which is at `path`, for its units alone.
 pub fn systemd(doc: &mut Document, path: &str) -> Result<()> {
-    process(doc, &[path.to_owned(), "--unit=sbx.target".into()], &INIT_ENVIRONMENT, (0, 0))
+    process(doc, &[path.to_owned(), "--unit=sbx.target".into()], &INIT_ENVIRONMENT, &Identity::default())
 }
 
 /// Makes the container one that boots as its root says: `path` is its init.
 pub fn init(doc: &mut Document, path: &str, init: Init) -> Result<()> {
     let signal = if init == Init::Systemd { INIT_STOP_SIGNAL } else { "SIGTERM" };
-    process(doc, &[path.to_owned()], &INIT_ENVIRONMENT, (0, 0))?;
+    process(doc, &[path.to_owned()], &INIT_ENVIRONMENT, &Identity::default())?;
     doc.set("sbx.unit", json!({ "init": init, "stopSignal": signal }))
 }
 
 /// Makes the container one of a generic command.
-pub fn command(doc: &mut Document, args: &[String], user: Option<&UserSpec>, passwd: &[u8]) -> Result<()> {
-    let ids = user.map_or(Ok((0, 0)), |user| user.resolve(passwd))?;
-    process(doc, args, &[PATH], ids)?;
+pub fn command(doc: &mut Document, args: &[String], user: &Identity) -> Result<()> {
+    process(doc, args, &[PATH], user)?;
     doc.set("sbx.unit", json!({ "stopSignal": "SIGTERM" }))
 }
 
-fn process(doc: &mut Document, args: &[String], env: &[&str], (uid, gid): (u32, u32)) -> Result<()> {
+fn process(doc: &mut Document, args: &[String], env: &[&str], user: &Identity) -> Result<()> {
     doc.set("process.args", args)?;
     doc.set("process.env", env)?;
     doc.set("process.cwd", "/")?;
-    doc.set("process.user.uid", uid)?;
-    doc.set("process.user.gid", gid)
+    doc.set("process.user.uid", user.uid)?;
+    doc.set("process.user.gid", user.gid)?;
+    if user.groups.is_empty() {
+        doc.unset("process.user.additionalGids");
+        return Ok(());
+    }
+    doc.set("process.user.additionalGids", &*user.groups)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_user_is_an_exact_number_or_a_name_of_the_host() {
-        let passwd = b"1000:x:0:0::/:\nweb:x:33:34::/:\n0day:x:0:0::/:\n";
-        let ids = |text: &str| text.parse::<UserSpec>().expect(text).resolve(passwd);
-        assert_eq!(ids("0").expect("ids"), (0, 0));
-        assert_eq!(ids("1000").expect("ids"), (1000, 1000));
-        assert_eq!(ids("33").expect("ids"), (33, 34));
-        assert_eq!(ids("33:5").expect("ids"), (33, 5));
-        assert_eq!(ids("web").expect("ids"), (33, 34));
-        assert_eq!(ids("web:0").expect("ids"), (33, 0));
-        assert_eq!(ids("none").expect_err("none").to_string(), "no user none in /etc/passwd");
-        for bad in
-            ["", ":", "1:", ":1", "0day", "+1", "-1", " 1", "1 ", "4294967295", "1:-1", "1:web", "a b", "1:2:3", "web:"]
-        {
-            assert!(bad.parse::<UserSpec>().is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn a_units_container_runs_systemd() {
@@ -231,10 +171,13 @@ mod tests {
     #[test]
     fn a_commands_container_has_no_units() {
         let mut doc = Document::new(&"n".parse().expect("name"));
-        let user = "7".parse().expect("user");
-        command(&mut doc, &["ls".into(), "-l".into()], Some(&user), b"").expect("command");
+        let mut user = Identity { uid: 7, gid: 8, groups: vec![9] };
+        command(&mut doc, &["ls".into(), "-l".into()], &user).expect("command");
         assert_eq!(doc.require::<Vec<String>>("process.args").expect("args"), ["ls", "-l"]);
-        assert_eq!(doc.require::<u32>("process.user.gid").expect("gid"), 7);
+        assert_eq!(doc.get("process.user"), Some(&json!({ "uid": 7, "gid": 8, "additionalGids": [9] })));
+        user.groups.clear();
+        command(&mut doc, &["ls".into(), "-l".into()], &user).expect("command");
+        assert_eq!(doc.get("process.user"), Some(&json!({ "uid": 7, "gid": 8 })));
         let units: Units = doc.require("sbx.unit").expect("units");
         assert_eq!(units, Units { stop_signal: Some("SIGTERM".into()), ..Units::default() });
     }

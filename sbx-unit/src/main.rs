@@ -41,7 +41,7 @@ remove   removes the host's unit with what enables it, its groups if it was the 
          and the journal's link
 
   --name NAME    start a document instead of reading one
-  --user USER    UID[:GID], or a name of the host's users; root without it
+  --user USER    USER[:GROUP], each a number or a name of the host's; root without it
   --scripts DIR  where sbx-start, sbx-stop and virt-sandbox-service are (found along PATH)
   --dry-run      check, print the document, and touch nothing
   --help, --version
@@ -141,7 +141,7 @@ fn command(options: &mut Parser) -> Result<()> {
     }
     filter.run(|doc, _| {
         apply::enter_base(doc)?;
-        edit::command(doc, &args, user.as_ref(), &apply::passwd()?)
+        edit::command(doc, &args, &apply::identity(user.as_ref())?)
     })
 }
 

@@ -4,6 +4,7 @@
 //! The order matters, and each step says why it stands where it does. Before it the caller has entered the cgroup and
 //! the namespaces; each step then takes away something that an earlier one still needed.
 
+use crate::passwd::{Identity, SHELL};
 use crate::procfs::Procfs;
 use crate::sys::{self, Child};
 use crate::tool::Status;
@@ -18,7 +19,7 @@ use rustix::fs::{FileType, OFlags, fstat, makedev};
 use rustix::io::fcntl_dupfd_cloexec;
 use seccompiler::BpfProgram;
 use serde::Deserialize;
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write, pipe};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,7 +32,11 @@ pub struct Confinement {
     args: Vec<CString>,
     env: Vec<CString>,
     cwd: CString,
+    /// A login shell begins in the user's home, if that can be entered.
+    at_home: bool,
     user: User,
+    /// Who takes the place of the document's user.
+    other: Option<passwd::Spec>,
     rlimits: Vec<(Resource, u64, u64)>,
     oom_score_adj: Option<i32>,
     /// SELinux context of the program, if SELinux is enabled.
@@ -71,6 +76,25 @@ struct Rlimit {
     hard: u64,
 }
 
+/// A command other than the document's, and what else it has of its own: any bytes, which JSON could not hold.
+#[derive(Debug, Default)]
+pub struct Command {
+    /// The command and its arguments; none means the login shell.
+    pub args: Vec<OsString>,
+    /// Who executes it, if not the document's user.
+    pub user: Option<passwd::Spec>,
+    /// Its working directory, if not the document's.
+    pub cwd: Option<OsString>,
+    /// `NAME=VALUE`, each in place of what the document and those before it say.
+    pub env: Vec<OsString>,
+}
+
+/// Who executes the command, as the container's own files have it.
+struct Who {
+    identity: Identity,
+    entry: Option<passwd::User>,
+}
+
 impl Confinement {
     /// Reads and checks what the document asks for. A capability, limit or rule that is not understood is an error.
     pub fn new(doc: &Document) -> Result<Self> {
@@ -89,9 +113,11 @@ impl Confinement {
         let seccomp = doc.read::<seccomp::Seccomp>("linux.seccomp")?;
         Ok(Self {
             args: list("process.args")?,
-            env: list("process.env")?,
+            env: variables(list("process.env")?)?,
             cwd: CString::new(text("process.cwd")?.unwrap_or_else(|| "/".into())).context("process.cwd holds a NUL")?,
             user: doc.read("process.user")?.unwrap_or_default(),
+            at_home: false,
+            other: None,
             rlimits: rlimits.into_iter().map(rlimit).collect::<Result<_>>()?,
             oom_score_adj: doc.read("process.oomScoreAdj")?,
             label: text("process.selinuxLabel")?,
@@ -104,28 +130,55 @@ impl Confinement {
         })
     }
 
-    /// Takes another command than the document's: any bytes, which JSON could not hold. None means the login shell.
-    pub fn with_command(mut self, args: Vec<OsString>) -> Result<Self> {
-        let args = args.into_iter().map(|arg| CString::new(arg.into_vec()));
-        self.args = args.collect::<Result<_, _>>().context("the command holds a NUL")?;
+    /// Takes another command than the document's.
+    pub fn with_command(mut self, command: Command) -> Result<Self> {
+        let strings = |strings: Vec<OsString>, what: &'static str| -> Result<Vec<CString>> {
+            let strings = strings.into_iter().map(|string| CString::new(string.into_vec()));
+            strings.collect::<Result<_, _>>().with_context(|| format!("{what} holds a NUL"))
+        };
+        self.at_home = command.args.is_empty() && command.cwd.is_none();
+        self.args = strings(command.args, "the command")?;
+        for variable in variables(strings(command.env, "the environment")?)? {
+            self.env.retain(|other| name(other) != name(&variable));
+            self.env.push(variable);
+        }
+        if let Some(cwd) = strings(Vec::from_iter(command.cwd), "the working directory")?.pop() {
+            self.cwd = cwd;
+        }
+        self.other = command.user;
         Ok(self)
     }
 
     /// Gives up everything and executes the command in place of this process. Returns only on failure.
     pub fn become_command(&self) -> Status {
-        match self.give_up(true) {
-            Ok(()) => self.execute(),
-            Err(error) => Status::own(error),
-        }
+        let attempt = || -> Result<Status> {
+            let who = self.who()?;
+            self.give_up(Some(&who))?;
+            self.execute(&who)
+        };
+        attempt().unwrap_or_else(Status::own)
     }
 
     /// Gives up the privileges, but stays the program and the user that it is: the init of a container's command.
     pub fn become_init(&self) -> Result<()> {
-        self.give_up(false)
+        self.give_up(None)
+    }
+
+    /// Who the command is executed by: what the container's own passwd and group say, of the document's user too.
+    fn who(&self) -> Result<Who> {
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+            .context("cannot open the container's root")?;
+        let users = passwd::read(&root)?;
+        let User { uid, gid, additional_gids, .. } = &self.user;
+        let identity = match &self.other {
+            Some(other) => other.resolve(&users, &passwd::read_groups(&root)?)?,
+            None => Identity { uid: *uid, gid: *gid, groups: additional_gids.clone() },
+        };
+        Ok(Who { entry: passwd::find(&users, identity.uid), identity })
     }
 
     /// The order in which privileges go.
-    fn give_up(&self, identity: bool) -> Result<()> {
+    fn give_up(&self, who: Option<&Who>) -> Result<()> {
         self.session()?;
         self.limits()?;
         if self.in_user_namespace {
@@ -133,18 +186,18 @@ impl Confinement {
             namespace::become_root()?;
         }
         self.keyring()?;
-        if identity {
+        if let Some(who) = who {
             self.streams()?;
             // While this process may still write its own attributes, and before its procfs could be another's.
             self.label()?;
             // With the caller's rights: the directory may be closed to the user.
-            self.directory()?;
+            self.directory(who)?;
         }
         // Needs CAP_SETPCAP, which the sets below may not have.
         self.bounding()?;
-        if identity {
+        if let Some(who) = who {
             // Needs CAP_SETGID and CAP_SETUID.
-            self.identity()?;
+            become_user(&who.identity)?;
         }
         if !self.no_new_privs {
             // Without no_new_privs loading a filter needs CAP_SYS_ADMIN, which goes next.
@@ -216,9 +269,12 @@ impl Confinement {
 
     /// The working directory; refused unless it lies below the root. A descriptor that leaked from the caller could
     /// otherwise make it one of the host's (CVE-2024-21626).
-    fn directory(&self) -> Result<()> {
+    fn directory(&self, who: &Who) -> Result<()> {
         let path = self.cwd.to_string_lossy();
-        chdir(self.cwd.as_c_str()).with_context(|| format!("cannot enter the working directory {path}"))?;
+        let home = who.entry.as_ref().filter(|_| self.at_home).map(|user| user.home.as_str());
+        if home.is_none_or(|home| chdir(home).is_err()) {
+            chdir(self.cwd.as_c_str()).with_context(|| format!("cannot enter the working directory {path}"))?;
+        }
         let cwd = getcwd().with_context(|| format!("the working directory {path} is not in the container"))?;
         ensure!(cwd.is_absolute(), "the working directory {path} is not in the container");
         Ok(())
@@ -232,17 +288,6 @@ impl Confinement {
             }
         }
         Ok(())
-    }
-
-    /// Groups first, then gid, then uid: afterwards neither could be changed. Groups are always set, to none if there
-    /// are none, since the caller's would remain (CVE-2022-2995).
-    fn identity(&self) -> Result<()> {
-        let User { uid, gid, additional_gids, .. } = &self.user;
-        let groups: Vec<Gid> = additional_gids.iter().copied().map(Gid::from_raw).collect();
-        setgroups(&groups).with_context(|| format!("cannot set the groups {additional_gids:?}"))?;
-        let (user, group) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
-        setresgid(group, group, group).with_context(|| format!("cannot become group {gid}"))?;
-        setresuid(user, user, user).with_context(|| format!("cannot become user {uid}"))
     }
 
     /// The four sets of the thread. A user who is not root has lost them with its identity.
@@ -263,16 +308,11 @@ impl Confinement {
 
     /// Executes the command, found along the PATH of its own environment. Whatever descriptor is open beyond the
     /// standard streams closes with it; until then an error can be told.
-    fn execute(&self) -> Status {
-        let (args, env) = match self.command() {
-            Ok(command) => command,
-            Err(error) => return Status::own(error),
-        };
+    fn execute(&self, who: &Who) -> Result<Status> {
+        let (command, args) = self.command(who)?;
+        let env = self.environment(who)?;
         sys::reset_signals();
-        if let Err(error) = sys::close_on_exec_from(3) {
-            return Status::own(anyhow!(error).context("cannot close the caller's descriptors"));
-        }
-        let command = args[0].to_string_lossy().into_owned();
+        sys::close_on_exec_from(3).context("cannot close the caller's descriptors")?;
         let mut failure = Errno::ENOENT;
         for path in candidates(&command, &env) {
             let Err(error) = execve(&path, &args, &env);
@@ -282,25 +322,64 @@ impl Confinement {
             }
         }
         let code = if failure == Errno::ENOENT { 127 } else { 126 };
-        Status { code, message: Some(format!("cannot execute {command}: {}", failure.desc())) }
+        Ok(Status { code, message: Some(format!("cannot execute {command}: {}", failure.desc())) })
     }
 
-    /// The command and its environment, completed by what the container's own passwd says of the user.
-    fn command(&self) -> Result<(Vec<CString>, Vec<CString>)> {
-        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
-            .context("cannot open the container's root")?;
-        let user = passwd::find(&passwd::read(&root)?, self.user.uid);
-        let mut env = self.env.clone();
-        let home = user.as_ref().map_or("/", |user| &user.home);
-        if !env.iter().any(|entry| entry.to_bytes().starts_with(b"HOME=")) {
-            env.push(CString::new(format!("HOME={home}")).context("HOME holds a NUL")?);
+    /// The command and its arguments. A shell that is called `-sh` knows that it is a login shell.
+    fn command(&self, who: &Who) -> Result<(String, Vec<CString>)> {
+        if let Some(command) = self.args.first() {
+            return Ok((command.to_string_lossy().into_owned(), self.args.clone()));
         }
-        if !self.args.is_empty() {
-            return Ok((self.args.clone(), env));
-        }
-        let shell = user.map(|user| user.shell).filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into());
-        Ok((vec![CString::new(shell).context("the login shell holds a NUL")?], env))
+        let shell = who.entry.as_ref().map_or(SHELL, passwd::User::login_shell);
+        let name = shell.rsplit('/').next().unwrap_or(shell);
+        Ok((shell.to_owned(), vec![CString::new(format!("-{name}")).context("the login shell holds a NUL")?]))
     }
+
+    /// The environment, completed by what passwd says of the user.
+    fn environment(&self, who: &Who) -> Result<Vec<CString>> {
+        let mut known = vec![("HOME", who.entry.as_ref().map_or("/", |user| &user.home))];
+        if let Some(user) = &who.entry {
+            known.extend([("SHELL", user.login_shell()), ("USER", &user.name), ("LOGNAME", &user.name)]);
+        }
+        let mut env = self.env.clone();
+        for (key, value) in known {
+            if !env.iter().any(|entry| name(entry) == key.as_bytes()) {
+                env.push(CString::new(format!("{key}={value}")).with_context(|| format!("{key} holds a NUL"))?);
+            }
+        }
+        Ok(env)
+    }
+}
+
+/// Groups first, then gid, then uid: afterwards neither could be changed. Groups are always set, since the caller's would
+/// remain (CVE-2022-2995), and the user's own is among them: otherwise a set-group-ID program would be out of it, and of
+/// what is forbidden to it (CVE-2022-36109).
+fn become_user(Identity { uid, gid, groups }: &Identity) -> Result<()> {
+    let others = groups.iter().filter(|other| *other != gid);
+    let groups: Vec<Gid> = [gid].into_iter().chain(others).copied().map(Gid::from_raw).collect();
+    setgroups(&groups).with_context(|| format!("cannot set the groups {groups:?}"))?;
+    let (user, group) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
+    setresgid(group, group, group).with_context(|| format!("cannot become group {gid}"))?;
+    setresuid(user, user, user).with_context(|| format!("cannot become user {uid}"))
+}
+
+/// The name of a variable.
+fn name(entry: &CStr) -> &[u8] {
+    entry.to_bytes().split(|b| *b == b'=').next().unwrap_or_default()
+}
+
+/// Checks that each is `NAME=VALUE`. What is also a field of passwd(5) has no newline or colon: a program inside that
+/// writes it there would write more users (CVE-2022-4318).
+fn variables(entries: Vec<CString>) -> Result<Vec<CString>> {
+    for entry in &entries {
+        let (name, text) = (name(entry), entry.to_bytes());
+        let shown = || entry.to_string_lossy();
+        ensure!(!name.is_empty() && name.len() < text.len(), "bad variable {:?}: NAME=VALUE", shown());
+        let is_field = [b"HOME".as_slice(), b"SHELL", b"USER", b"LOGNAME"].contains(&name);
+        let separated = text.iter().any(|b| matches!(b, b'\n' | b':'));
+        ensure!(!(is_field && separated), "bad variable {:?}: a newline or colon", shown());
+    }
+    Ok(entries)
 }
 
 /// Starts a command in a child: `fork` makes it and returns `None` in it, where `become_command` returns only on
@@ -390,10 +469,28 @@ mod tests {
             r#"{"process":{"args":["a\u0000b"]}}"#,
             r#"{"process":{"user":{"uid":-1}}}"#,
             r#"{"process":{"user":{"uid":4294967296}}}"#,
+            r#"{"process":{"env":["A"]}}"#,
+            r#"{"process":{"env":["=A"]}}"#,
+            r#"{"process":{"env":["HOME=/\nr::0:0::/:"]}}"#,
+            r#"{"process":{"env":["USER=a:b"]}}"#,
         ] {
             assert!(confinement(bad).is_err(), "{bad}");
         }
         assert!(confinement("{}").expect("empty").bounding.is_empty(), "what is not granted is not had");
+    }
+
+    #[test]
+    fn the_last_that_is_said_of_a_variable_holds_and_passwd_completes_it() {
+        let entry = passwd::find(b"w:x:33:33::/home/w:\n", 33);
+        let who = Who { identity: Identity::default(), entry };
+        let confinement = confinement(r#"{"process":{"env":["A=1","B=2","USER=u"]}}"#).expect("confinement");
+        let env = ["B=x:y", "C=", "B=3=4"].map(OsString::from).to_vec();
+        let confinement = confinement.with_command(Command { env, ..Command::default() }).expect("command");
+        let shown = |list: Vec<CString>| list.iter().map(|c| c.to_string_lossy().into_owned()).collect::<Vec<_>>();
+        let expected = ["A=1", "USER=u", "C=", "B=3=4", "HOME=/home/w", "SHELL=/bin/sh", "LOGNAME=w"];
+        assert_eq!(shown(confinement.environment(&who).expect("environment")), expected);
+        let (shell, args) = confinement.command(&who).expect("a shell");
+        assert_eq!((shell.as_str(), shown(args)), ("/bin/sh", vec!["-sh".to_owned()]));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Each is a target of cargo-fuzz, with a corpus of its own, and a test that replays that.
 
-use sbx::tree::{Node, components, walk};
 use sbx::seccomp::Seccomp;
+use sbx::tree::{Node, components, walk};
 use sbx::{Document, Name, passwd};
 use sbx_fs::archive::{Terms, place, unpack};
 use sbx_fs::manifest::Manifest;
