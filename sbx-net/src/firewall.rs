@@ -319,3 +319,89 @@ fn drop() -> Value {
 fn reject() -> Value {
     json!({ "reject": { "type": "icmpx", "expr": "admin-prohibited" } })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::Text;
+
+    fn record(name: &str, number: u8, more: Value) -> Record {
+        let mut record = json!({
+            "name": name, "complete": true, "holder": { "pid": 2, "startTime": 0, "bootId": "" },
+            "interfaces": [{
+                "name": "eth0", "mode": "bridge", "source": "default", "link": format!("{name}-1"),
+                "mac": format!("02:00:00:00:00:{number:02x}"),
+                "addresses": [format!("10.83.0.{number}/16"), format!("fd00::{number}/64")],
+            }],
+        });
+        let fields = record.as_object_mut().expect("an object");
+        fields.extend(more.as_object().expect("an object").clone());
+        serde_json::from_value(record).expect("a record")
+    }
+
+    fn commands(records: &[Record]) -> Vec<Value> {
+        let gateway = |text: &str| text.parse().expect(text);
+        let gateways = Gateways { v4: gateway("10.83.0.1/16"), v6: Some(gateway("fd00::1/64")) };
+        ruleset(records, gateways)["nftables"].as_array().expect("commands").clone()
+    }
+
+    /// The rules of a chain, each as its expressions.
+    fn rules(commands: &[Value], chain: &str) -> Vec<String> {
+        let rules = commands.iter().map(|command| &command["add"]["rule"]);
+        rules.filter(|rule| rule["chain"] == chain).map(|rule| rule["expr"].to_string()).collect()
+    }
+
+    #[test]
+    fn the_table_is_replaced_as_a_whole_and_what_is_led_to_comes_before_what_leads_there() {
+        let commands = commands(&[record("a", 2, json!({ "egress": "none" })), record("b", 3, json!({}))]);
+        let verbs: Vec<_> =
+            commands.iter().take(3).map(|command| command.as_object().expect("one").keys().next()).collect();
+        assert_eq!(verbs, ["add", "delete", "add"].map(|verb| Some(verb.to_owned())).each_ref().map(Option::as_ref));
+        let place = |kind: &str| commands.iter().map(|command| command["add"][kind].is_object()).collect::<Vec<_>>();
+        let (chains, maps, rules) = (place("chain"), place("map"), place("rule"));
+        let last = |found: &[bool]| found.iter().rposition(|found| *found);
+        let first = |found: &[bool]| found.iter().position(|found| *found);
+        assert!(last(&chains) < first(&maps) && last(&maps) < first(&rules));
+        let map = |name: &str| commands.iter().find(|command| command["add"]["map"]["name"] == name).cloned();
+        let senders = map("senders").expect("a map")["add"]["map"]["elem"].clone();
+        assert_eq!(senders, json!([["a-1", { "jump": { "target": "from-a" } }]]));
+        let receivers = map("receivers").expect("a map")["add"]["map"]["elem"].clone();
+        assert_eq!(receivers.as_array().map(Vec::len), Some(2));
+        // None is published: a map without elements says so by having none.
+        assert_eq!(map("ports").expect("a map")["add"]["map"]["elem"], Value::Null);
+    }
+
+    #[test]
+    fn who_is_allowed_is_let_in_by_all_addresses_and_all_others_are_refused() {
+        let [a, b, c] =
+            [record("a", 2, json!({ "allow": ["b", "absent"] })), record("b", 3, json!({})), record("c", 4, json!({}))];
+        let to_a = rules(&commands(&[a, b, c]), "to-a");
+        assert_eq!(to_a.len(), 4);
+        assert!(to_a[0].contains("dnat") && to_a[1].contains("10.83.0.3") && to_a[2].contains("fd00::3"), "{to_a:?}");
+        assert!(to_a[3].contains("counter") && to_a[3].contains("reject"), "{to_a:?}");
+    }
+
+    #[test]
+    fn a_port_on_two_addresses_leads_to_two_containers() {
+        let on = |address: &str| json!({ "publish": [{ "address": address, "host": 80, "port": 8080 }] });
+        let records =
+            [record("a", 2, on("192.0.2.1")), record("b", 3, on("192.0.2.2")), record("c", 4, on("2001:db8::1"))];
+        let rules = rules(&commands(&records), "port-tcp-80");
+        let leads = |rule: &str, from: &str, to: &str| rule.contains(from) && rule.contains(to);
+        assert!(
+            rules.len() == 3
+                && leads(&rules[0], "192.0.2.1", "10.83.0.2")
+                && leads(&rules[1], "192.0.2.2", "10.83.0.3")
+        );
+        assert!(leads(&rules[2], "2001:db8::1", "fd00::4"), "{rules:?}");
+    }
+
+    #[test]
+    fn a_container_that_is_not_on_our_network_has_no_rules() {
+        let mut other = record("a", 2, json!({}));
+        other.interfaces[0].source = "br0".into();
+        other.allow = vec![Text("b".parse().expect("a name"))];
+        let all = json!(commands(&[other])).to_string();
+        assert!(!all.contains("a-1") && !all.contains("10.83.0.2"), "{all}");
+    }
+}

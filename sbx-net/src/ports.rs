@@ -72,7 +72,9 @@ impl Socket {
                 .map(|file| fs::read_link(file.path()))
                 .any(|target| target.is_ok_and(|target| target.as_os_str() == link.as_str()))
         };
-        let process = fs::read_dir("/proc").into_iter().flatten().flatten().find(has);
+        let is_process = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let process = entries.filter(is_process).find(has);
         process.map_or("a process that is not seen from here".into(), |process| {
             let comm = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
             format!("process {} ({})", process.file_name().to_string_lossy(), comm.trim_end())
@@ -92,9 +94,8 @@ mod tests {
         let port = listener.local_addr().expect("an address").port();
         let check = |text: String| check(&name, &[text.parse().expect("a port")], &[]);
         let error = check(format!("{port}:80")).expect_err("busy").to_string();
-        assert!(
-            error.starts_with(&format!("port {port}/tcp of the host is in use by process {} (", std::process::id()))
-        );
+        let expected = format!("port {port}/tcp of the host is in use by process {} (", std::process::id());
+        assert!(error.starts_with(&expected), "{error}");
         check(format!("127.0.0.1:{port}:80")).expect_err("busy");
         check(format!("192.0.2.1:{port}:80")).expect("another address");
         drop(listener);

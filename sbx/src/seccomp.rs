@@ -16,10 +16,9 @@ use nix::libc;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule, sock_filter,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::env::consts::ARCH;
-use std::str::FromStr;
 use syscalls::Sysno;
 
 /// An architecture whose calls we know.
@@ -51,12 +50,12 @@ const NO_CALL: u32 = u32::MAX;
 pub struct Seccomp {
     default_action: Action,
     default_errno_ret: Option<u32>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     architectures: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     flags: Vec<Flag>,
     listener_path: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     syscalls: Vec<Rule>,
 }
 
@@ -66,7 +65,7 @@ struct Rule {
     names: Vec<String>,
     action: Action,
     errno_ret: Option<u32>,
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "list")]
     args: Vec<Condition>,
 }
 
@@ -182,11 +181,11 @@ impl Seccomp {
     fn calls(&self, default: u32) -> Result<BTreeMap<u32, Call>> {
         let mut calls = BTreeMap::new();
         for rule in &self.syscalls {
-            let name = || rule.names.join(" ");
+            let name = || rule.names.first().cloned().unwrap_or_default();
             let answer = answer(rule.action, rule.errno_ret).with_context(name)?;
             let conditions = rule.conditions().with_context(name)?;
             // What the tables of this architecture do not have cannot be called by that name.
-            let numbers = rule.names.iter().filter_map(|name| Sysno::from_str(name).ok());
+            let numbers = rule.names.iter().filter_map(|name| number(name));
             for number in numbers.map(|number| number.id() as u32).filter(|_| answer != default) {
                 let conditional = conditions.iter().map(|rule| (answer, rule.clone()));
                 match calls.get_mut(&number) {
@@ -247,9 +246,11 @@ impl Condition {
     }
 }
 
-/// Whether this architecture has a system call of that name.
-pub fn is_known(name: &str) -> bool {
-    Sysno::from_str(name).is_ok()
+/// The number of a system call on this architecture, if it has one of that name.
+pub fn number(name: &str) -> Option<Sysno> {
+    let number = name.parse().ok();
+    // The compiler's table of newer architectures has another name for it than the kernel and libseccomp.
+    number.or_else(|| if name == "newfstatat" { "fstatat".parse().ok() } else { None })
 }
 
 fn native() -> Result<&'static Architecture> {
@@ -316,9 +317,9 @@ fn program(architecture: &Architecture, default: u32, calls: BTreeMap<u32, Call>
     program
 }
 
-/// `null` counts as absent.
-fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(value: D) -> Result<T, D::Error> {
-    Option::deserialize(value).map(Option::unwrap_or_default)
+/// A list, which is `null` where a program in Go had none.
+fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 #[cfg(test)]

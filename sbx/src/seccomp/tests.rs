@@ -32,7 +32,7 @@ fn compile(text: &str) -> Result<Filter> {
 }
 
 fn number(name: &str) -> u32 {
-    Sysno::from_str(name).expect("a system call").id() as u32
+    super::number(name).expect("a system call").id() as u32
 }
 
 fn native_arch() -> u32 {
