@@ -2,11 +2,14 @@
 
 mod boot;
 mod enter;
+mod forward;
 mod profile;
 mod signal;
 mod stop;
 mod streams;
+mod terminal;
 
+use crate::streams::Tty;
 use anyhow::{Context, Result, bail};
 use lexopt::Parser;
 use sbx::confine::Command;
@@ -34,7 +37,8 @@ profile  fills in the confinement, where the document has none: 11 capabilities,
          limits, a seccomp allow-list; with an operand, in the place of what it has: the default;
          a strict one, without capabilities and with fewer system calls; or that of a JSON file
 run      runs a command in the container of a running document, confined like the container,
-         with the caller's standard streams; without a command, the user's login shell
+         with the caller's standard streams, or a terminal of its own, from which ^]^] disconnects;
+         without a command, the user's login shell
 boot     has the container's holder become the document's command (its init for a unit's
          container), and returns when it is ready: when its units are active; if it runs already,
          only tells the service manager (sd_notify)
@@ -54,6 +58,8 @@ cannot be executed, 127 when it is not found.
   --user USER        who executes the command: USER[:GROUP], each a number or a name inside
   --cwd DIRECTORY    where
   --env NAME=VALUE   a variable of its environment; may be repeated
+  --tty[=auto|on|off]
+                     whether it gets a terminal: if stdin, stdout and stderr all are one (auto)
   --timeout SECONDS  how long boot (90) and stop (90) wait
   --wait             stay until the command ends; if boot ends first, so does the container
   --help, --version
@@ -96,10 +102,12 @@ fn run_command(options: &mut Parser) -> Result<()> {
     program::shield()?;
     let mut source = Source::default();
     let mut command = Command::default();
+    let mut tty = Tty::Auto;
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
             "user" => command.user = Some(tool::value(options)?),
             "cwd" => command.cwd = Some(directory(options.value()?)?),
+            "tty" => tty = options.optional_value().map_or(Ok(Tty::On), tool::parsed)?,
             "env" => command.env.push(options.value()?),
             _ => match arg {
                 Argument::Operand(program) => {
@@ -111,7 +119,7 @@ fn run_command(options: &mut Parser) -> Result<()> {
         }
     }
     let running = source.running()?;
-    Err(enter::run(&running, command, None)?.into())
+    Err(enter::run(&running, command, tty, None)?.into())
 }
 
 /// An absolute path: there is none inside that another could be relative to.

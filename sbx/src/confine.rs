@@ -7,6 +7,7 @@
 use crate::passwd::{Identity, SHELL};
 use crate::procfs::Procfs;
 use crate::sys::{self, Child};
+use crate::terminal::Terminal;
 use crate::tool::Status;
 use crate::{Document, ids, label, namespace, passwd, seccomp};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -37,6 +38,7 @@ pub struct Confinement {
     user: User,
     /// Who takes the place of the document's user.
     other: Option<passwd::Spec>,
+    terminal: Option<Terminal>,
     rlimits: Vec<(Resource, u64, u64)>,
     oom_score_adj: Option<i32>,
     /// SELinux context of the program, if SELinux is enabled.
@@ -87,6 +89,8 @@ pub struct Command {
     pub cwd: Option<OsString>,
     /// `NAME=VALUE`, each in place of what the document and those before it say.
     pub env: Vec<OsString>,
+    /// The terminal that it gets, and all its standard streams are.
+    pub terminal: Option<Terminal>,
 }
 
 /// Who executes the command, as the container's own files have it.
@@ -118,6 +122,7 @@ impl Confinement {
             user: doc.read("process.user")?.unwrap_or_default(),
             at_home: false,
             other: None,
+            terminal: None,
             rlimits: rlimits.into_iter().map(rlimit).collect::<Result<_>>()?,
             oom_score_adj: doc.read("process.oomScoreAdj")?,
             label: text("process.selinuxLabel")?,
@@ -146,6 +151,7 @@ impl Confinement {
             self.cwd = cwd;
         }
         self.other = command.user;
+        self.terminal = command.terminal;
         Ok(self)
     }
 
@@ -187,7 +193,7 @@ impl Confinement {
         }
         self.keyring()?;
         if let Some(who) = who {
-            self.streams()?;
+            self.streams(who)?;
             // While this process may still write its own attributes, and before its procfs could be another's.
             self.label()?;
             // With the caller's rights: the directory may be closed to the user.
@@ -222,9 +228,13 @@ impl Confinement {
         }
     }
 
-    /// A standard stream that is the host's null device becomes the container's, which is mounted read-only: through
+    /// A terminal, if the command gets one. Otherwise a standard stream that is the host's null device becomes the container's, which is mounted read-only: through
     /// the descriptor root inside could change the mode and owner of the host's.
-    fn streams(&self) -> Result<()> {
+    fn streams(&self, who: &Who) -> Result<()> {
+        if let Some(terminal) = &self.terminal {
+            let terminal = terminal.make(who.identity.uid)?;
+            return (0..3).try_for_each(|number| sys::place(&terminal, number)).context("cannot place a terminal");
+        }
         let null = |fd: BorrowedFd<'_>| {
             fstat(fd).is_ok_and(|stat| {
                 FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3)
