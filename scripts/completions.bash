@@ -44,9 +44,11 @@ declare -gA _sbx_takes=(
     [sbx-fs remove]='NAME'
 
     [sbx-net]='--help --version'
-    [sbx-net plan]='--name=NAME'
+    [sbx-net plan]='--name=NAME --network=ANY --publish=ANY --allow=NAME --egress=ANY'
     [sbx-net up]='--name=NAME --dry-run'
-    [sbx-net remove]='NAME'
+    [sbx-net show]='NAME'
+    [sbx-net list]=''
+    [sbx-net remove]='--addresses NAME'
 
     [sbx-unit]='--help --version'
     [sbx-unit read]='--name=NAME UNIT'
@@ -65,9 +67,9 @@ declare -gA _sbx_takes=(
     [virt-sandbox-service create]='-u=UNIT --unitfile=UNIT -C --copy --force -P=ANY --package=ANY --secret=FILE
         --userns=ANY --profile=FILE --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY
         -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY --root=DIRECTORY -p=DIRECTORY --path=DIRECTORY -s=ANY
-        --security=ANY -f=ANY --filetype=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -h --help'
+        --security=ANY -f=ANY --filetype=ANY -U=USER --uid=USER -G=ANY --gid=ANY --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -N=ANY --network=ANY --publish=ANY --allow=NAME --egress=ANY -h --help'
     [virt-sandbox-service clone]='--force --userns=ANY --profile=FILE --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY
-        -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help NAME'
+        -p=DIRECTORY --path=DIRECTORY -s=ANY --security=ANY -f=ANY --filetype=ANY -N=ANY --network=ANY --publish=ANY --allow=NAME --egress=ANY -h --help NAME'
     [virt-sandbox-service start]='-h --help NAME'
     [virt-sandbox-service stop]='-h --help NAME'
     [virt-sandbox-service enable]='-h --help NAME'
@@ -82,8 +84,8 @@ declare -gA _sbx_takes=(
     [virt-sandbox-service export]='--force -h --help NAME'
     [virt-sandbox-service import]='--device --userns=ANY --profile=FILE --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY
         -m=ANY --mount=ANY -i=ANY --imagesize=ANY --store=ANY -p=DIRECTORY --path=DIRECTORY
-        -s=ANY --security=ANY -f=ANY --filetype=ANY -h --help'
-    [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -i=ANY --imagesize=ANY -h --help NAME'
+        -s=ANY --security=ANY -f=ANY --filetype=ANY -N=ANY --network=ANY --publish=ANY --allow=NAME --egress=ANY -h --help'
+    [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -i=ANY --imagesize=ANY --publish=ANY --allow=NAME --egress=ANY -h --help NAME'
     [virt-sandbox-service delete]='-h --help NAME'
 )
 

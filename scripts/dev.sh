@@ -7,7 +7,7 @@ top=$(dirname -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")")
 # What it takes to build: a C linker, libselinux to link with, libclang for its bindings. What it takes to run: the
 # programs that the scripts call, and the systemd that becomes process 1 inside.
 build_packages=(gcc libc6-dev libclang-dev libpcre2-dev libselinux1-dev)
-run_packages=(iproute2 jq libcap2-bin procps systemd util-linux)
+run_packages=(iproute2 jq libcap2-bin nftables procps systemd util-linux)
 
 install_packages() { # PACKAGE...: those that are not there yet; none of their services is started or enabled
     local package missing=() policy=/usr/sbin/policy-rc.d ours=''

@@ -270,6 +270,30 @@ fn an_executed_command_is_as_confined_as_the_container() {
 }
 
 #[test]
+fn an_executed_command_is_as_confined_as_a_service() {
+    let host = Host::new();
+    let name = host.name("a");
+    host.unit("sbxtest.service", "[Service]\nExecStart=/bin/sleep 1000\n");
+    host.service(&format!("create -u sbxtest {name}")).ok();
+    host.service(&format!("start {name}")).ok();
+    let sleep = host.inside(&name, "grep -l '^sleep$' /proc/[0-9]*/comm | cut -d/ -f3").ok().text();
+    let status = "grep -E '^(Uid|Gid|Groups|Umask|NoNewPrivs|Seccomp.*|Speculation.*|Cap.*|Mems_.*|Cpus_.*):'";
+    // systemd gives services soft limits of its own: the hard ones are what holds.
+    for what in [
+        format!("{status} /proc/PID/status"),
+        "sed -E 's/^(.{26})(\\S+ +)/\\1/' /proc/PID/limits".to_owned(),
+        "cat /proc/PID/uid_map /proc/PID/gid_map /proc/PID/attr/current /proc/PID/oom_score_adj".to_owned(),
+        "readlink /proc/PID/ns/*".to_owned(),
+        "cat /proc/PID/mountinfo".to_owned(),
+    ] {
+        let of = |pid: &str| host.inside(&name, &format!("({} 2>&1)", what.replace("PID", pid))).text();
+        let theirs = of(&sleep);
+        assert!(!theirs.is_empty(), "{what}");
+        assert_eq!(theirs.replace(&sleep, "self"), of("self").replace(&sleep, "self"), "{what}");
+    }
+}
+
+#[test]
 fn a_limit_is_in_force_on_the_hosts_hierarchies() {
     let host = Host::new();
     let name = host.name("a");

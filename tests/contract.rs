@@ -38,7 +38,7 @@ const FILTERS: [Filter; 19] = [
     edit("sbx-cg limit --memory 64M --pids 64", CGROUP),
     edit("sbx-fs layout --mount ram:/srv/ram=4K", FILES),
     apply("sbx-fs clone", FILES),
-    edit("sbx-net plan", &["sbx.net"]),
+    edit("sbx-net plan --network dhcp --publish 8080:80", &["sbx.net"]),
     edit("sbx-exec profile", PROFILE),
     apply("sbx-unit write", UNIT),
     apply("sbx-label relabel", &[]),
@@ -57,12 +57,19 @@ const FILES: &[&str] =
 const PROFILE: &[&str] = &["process.capabilities", "process.noNewPrivileges", "process.rlimits", "linux.seccomp"];
 
 /// Verbs that take a name: undos, reports and orders.
-const UNDOS: [&str; 6] =
-    ["sbx-unit remove", "sbx-net remove", "sbx-ns remove --ids", "sbx-cg remove", "sbx-fs remove", "sbx-label remove"];
-const SHOWS: [&str; 5] = ["sbx-ns show", "sbx-cg show", "sbx-label check", "sbx-fs diff", "sbx-fs export"];
+const UNDOS: [&str; 6] = [
+    "sbx-unit remove",
+    "sbx-net remove --addresses",
+    "sbx-ns remove --ids",
+    "sbx-cg remove",
+    "sbx-fs remove",
+    "sbx-label remove",
+];
+const SHOWS: [&str; 6] =
+    ["sbx-ns show", "sbx-cg show", "sbx-net show", "sbx-label check", "sbx-fs diff", "sbx-fs export"];
 const ORDERS: [&str; 4] = ["sbx-cg freeze", "sbx-cg thaw", "sbx-cg kill", "sbx-fs upgrade"];
 /// Verbs that take nothing.
-const LISTS: [&str; 2] = ["sbx-label list", "sbx-ns list"];
+const LISTS: [&str; 3] = ["sbx-net list", "sbx-label list", "sbx-ns list"];
 /// Verbs that end a pipe, and the one that begins one with an archive.
 const ENDS: [&str; 4] = ["sbx-exec run -- true", "sbx-exec boot", "sbx-exec stop", "sbx-fs import --name c"];
 

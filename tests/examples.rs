@@ -97,6 +97,16 @@ fn network_has_loopback_and_reaches_nothing() {
 }
 
 #[test]
+fn two_hosts_have_containers_that_reach_each_other() {
+    let host = Host::new();
+    let name = host.name("a");
+    for way in ["vxlan", "macvlan"] {
+        let outcome = example(&host, "two-hosts", &[&name, way]).ok();
+        assert_eq!(outcome.text(), "10.42.0.1/24\n10.42.0.2/24\nhello 10.42.0.1", "{outcome}");
+    }
+}
+
+#[test]
 fn profile_shows_the_capabilities_and_what_it_says_of_a_call() {
     let host = Host::new();
     let outcome = example(&host, "profile", &["read", "unshare", "clone", "nosuch"]).ok();

@@ -13,6 +13,7 @@ mod install;
 mod kills;
 mod landlock;
 mod limits;
+mod net;
 mod races;
 mod refusals;
 mod roots;

@@ -13,14 +13,31 @@ struct When {
     caps: Vec<Capability>,
     /// As Go names architectures.
     arches: Vec<String>,
-    min_kernel: Option<String>,
+    min_kernel: Option<Version>,
+}
+
+/// The first two numbers of a kernel's version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+struct Version(u32, u32);
+
+impl TryFrom<String> for Version {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut numbers = text.split(['.', '-']).map_while(|number| number.parse().ok());
+        match (numbers.next(), numbers.next()) {
+            (Some(first), Some(second)) => Ok(Self(first, second)),
+            _ => Err(format!("{text:?} is no kernel's version")),
+        }
+    }
 }
 
 /// The host that rules are chosen for.
 #[derive(Debug)]
 struct Machine {
     architecture: &'static str,
-    kernel: Vec<u32>,
+    kernel: Version,
 }
 
 impl Machine {
@@ -32,12 +49,9 @@ impl Machine {
             "aarch64" => "arm64",
             other => other,
         };
-        Ok(Self { architecture, kernel: version(&uname.release().to_string_lossy()) })
+        let kernel = uname.release().to_string_lossy().into_owned().try_into();
+        Ok(Self { architecture, kernel: kernel.map_err(anyhow::Error::msg)? })
     }
-}
-
-fn version(text: &str) -> Vec<u32> {
-    text.split(['.', '-']).map_while(|number| number.parse().ok()).take(2).collect()
 }
 
 impl When {
@@ -54,14 +68,14 @@ impl When {
     fn holds(&self, capabilities: &CapsHashSet, machine: &Machine) -> bool {
         self.caps.iter().all(|capability| capabilities.contains(capability))
             && (self.arches.is_empty() || self.arches.iter().any(|name| name == machine.architecture))
-            && self.min_kernel.as_ref().is_none_or(|least| machine.kernel >= version(least))
+            && self.min_kernel.is_none_or(|least| machine.kernel >= least)
     }
 
     /// Whether anything that it names holds.
     fn touches(&self, capabilities: &CapsHashSet, machine: &Machine) -> bool {
         self.caps.iter().any(|capability| capabilities.contains(capability))
             || self.arches.iter().any(|name| name == machine.architecture)
-            || self.min_kernel.as_ref().is_some_and(|least| machine.kernel >= version(least))
+            || self.min_kernel.is_some_and(|least| machine.kernel >= least)
     }
 }
 
@@ -112,7 +126,7 @@ mod tests {
     use serde_json::json;
 
     fn names(rules: Value, capabilities: &[Capability]) -> Vec<String> {
-        let machine = Machine { architecture: "amd64", kernel: vec![6, 1] };
+        let machine = Machine { architecture: "amd64", kernel: Version(6, 1) };
         let filter = json!({ "defaultAction": "SCMP_ACT_ERRNO", "archMap": [], "syscalls": rules });
         let filter = resolve(filter, &capabilities.iter().copied().collect(), &machine).expect("resolve");
         assert!(filter.get("archMap").is_none());
@@ -137,8 +151,8 @@ mod tests {
 
     #[test]
     fn a_condition_that_is_not_understood_is_an_error() {
-        let machine = Machine { architecture: "amd64", kernel: vec![6, 1] };
-        for when in [json!({ "caps": ["CAP_MAGIC"] }), json!({ "caps": 1 }), json!(1)] {
+        let machine = Machine { architecture: "amd64", kernel: Version(6, 1) };
+        for when in [json!({ "caps": ["CAP_MAGIC"] }), json!({ "caps": 1 }), json!({ "minKernel": "new" }), json!(1)] {
             let filter = json!({ "syscalls": [{ "names": ["read"], "action": "SCMP_ACT_ALLOW", "includes": when }] });
             assert!(resolve(filter, &CapsHashSet::new(), &machine).is_err());
         }
