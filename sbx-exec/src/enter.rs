@@ -2,6 +2,7 @@
 
 use crate::Running;
 use crate::forward::Forwarder;
+use crate::pid_file::PidFile;
 use crate::streams::{Streams, Tty};
 use anyhow::{Context, Result, ensure};
 use nix::libc;
@@ -32,12 +33,28 @@ const END_TIME: Duration = Duration::from_secs(1);
 /// kills it at the deadline, if there is one. Returns its status.
 ///
 /// This process joins the container's namespaces, but for the PID namespace, which only its child is in.
-pub fn run(running: &Running, command: Command, tty: Tty, deadline: Option<Instant>) -> Result<Status> {
+pub fn run(
+    running: &Running,
+    command: Command,
+    tty: Tty,
+    mut pid_file: Option<PidFile>,
+    deadline: Option<Instant>,
+) -> Result<Status> {
+    let passed = command.passed;
     let signals = Forwarder::new()?;
     let label = running.doc.read::<String>("linux.mountLabel")?;
     let mut streams = Streams::open(tty, label.as_deref(), Ids::of(&running.doc)?)?;
     let entered = enter(running, command, &mut streams).unwrap_or_else(|error| Err(Status::own(error)));
-    let status = entered.map_or_else(Ok, |child| wait(&child, &signals, &streams, deadline));
+    if passed > 0 {
+        // They are the command's alone: what it closes is closed.
+        sys::close(3, 2 + passed).context("cannot close the caller's descriptors")?;
+    }
+    let status = entered.map_or_else(Ok, |child| {
+        let told = pid_file.as_mut().map_or(Ok(()), |file| file.write(child.pid));
+        let status = wait(&child, &signals, &streams, if told.is_ok() { deadline } else { Some(Instant::now()) });
+        told.and(status)
+    });
+    drop(pid_file);
     streams.finish()?;
     let status = status?;
     // All of a container's processes are killed when it stops, and what is not yet one of them finds nothing to enter.
@@ -108,7 +125,7 @@ pub fn ask(running: &Running, command: &[&str], deadline: Instant) -> Result<u8>
             sys::place(&null, 0)?;
             sys::place(std::io::stderr(), 1)?;
             let args = command.iter().map(OsString::from).collect();
-            run(running, Command { args, ..Command::default() }, Tty::Off, Some(deadline))
+            run(running, Command { args, ..Command::default() }, Tty::Off, None, Some(deadline))
         };
         let Status { code, message } = quiet().unwrap_or_else(Status::own);
         if let Some(message) = message {

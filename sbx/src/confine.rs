@@ -15,7 +15,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chdir, execve, getcwd, setgroups, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Uid, chdir, execve, getcwd, getpid, setgroups, setresgid, setresuid, setsid};
 use rustix::fs::{FileType, OFlags, fstat, makedev};
 use rustix::io::fcntl_dupfd_cloexec;
 use seccompiler::BpfProgram;
@@ -39,6 +39,7 @@ pub struct Confinement {
     /// Who takes the place of the document's user.
     other: Option<passwd::Spec>,
     terminal: Option<Terminal>,
+    passed: u32,
     rlimits: Vec<(Resource, u64, u64)>,
     oom_score_adj: Option<i32>,
     /// SELinux context of the program, if SELinux is enabled.
@@ -91,6 +92,8 @@ pub struct Command {
     pub env: Vec<OsString>,
     /// The terminal that it gets, and all its standard streams are.
     pub terminal: Option<Terminal>,
+    /// How many descriptors after the standard streams it gets, as those that it listens on (sd_listen_fds(3)).
+    pub passed: u32,
 }
 
 /// Who executes the command, as the container's own files have it.
@@ -123,6 +126,7 @@ impl Confinement {
             at_home: false,
             other: None,
             terminal: None,
+            passed: 0,
             rlimits: rlimits.into_iter().map(rlimit).collect::<Result<_>>()?,
             oom_score_adj: doc.read("process.oomScoreAdj")?,
             label: text("process.selinuxLabel")?,
@@ -152,6 +156,7 @@ impl Confinement {
         }
         self.other = command.user;
         self.terminal = command.terminal;
+        self.passed = command.passed;
         Ok(self)
     }
 
@@ -316,13 +321,13 @@ impl Confinement {
         self.seccomp.iter().try_for_each(|program| sys::seccomp(program)).context("cannot load the seccomp filter")
     }
 
-    /// Executes the command, found along the PATH of its own environment. Whatever descriptor is open beyond the
-    /// standard streams closes with it; until then an error can be told.
+    /// Executes the command, found along the PATH of its own environment. Whatever descriptor is open beyond those that it
+    /// gets closes with it; until then an error can be told.
     fn execute(&self, who: &Who) -> Result<Status> {
         let (command, args) = self.command(who)?;
         let env = self.environment(who)?;
         sys::reset_signals();
-        sys::close_on_exec_from(3).context("cannot close the caller's descriptors")?;
+        sys::close_on_exec_from(3 + self.passed).context("cannot close the caller's descriptors")?;
         let mut failure = Errno::ENOENT;
         for path in candidates(&command, &env) {
             let Err(error) = execve(&path, &args, &env);
@@ -352,6 +357,14 @@ impl Confinement {
             known.extend([("SHELL", user.login_shell()), ("USER", &user.name), ("LOGNAME", &user.name)]);
         }
         let mut env = self.env.clone();
+        if self.passed > 0 {
+            // It believes in them only if they are meant for it, by the pid that it has inside.
+            let listen = [format!("LISTEN_FDS={}", self.passed), format!("LISTEN_PID={}", getpid())];
+            for variable in listen.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()? {
+                env.retain(|other| name(other) != name(&variable));
+                env.push(variable);
+            }
+        }
         for (key, value) in known {
             if !env.iter().any(|entry| name(entry) == key.as_bytes()) {
                 env.push(CString::new(format!("{key}={value}")).with_context(|| format!("{key} holds a NUL"))?);
