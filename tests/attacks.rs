@@ -22,10 +22,11 @@
 //! | 2019-5736 | `a_holders_program_cannot_be_written_and_it_is_small`, `a_program_that_enters_a_container_cannot_be_written_there` |
 //! | 2021-41133, 2017-5226, 2019-10063 | `a_program_inside_finds_the_calls_that_the_page_names_and_no_others` in hardening.rs |
 //! | 2022-0185, 2022-0492 | `neither_namespaces_nor_hierarchies_are_made_inside` in hardening.rs |
+//! | 2022-1227 | `no_program_of_the_container_runs_outside_of_it` in hardening.rs |
 //! | 2022-27649, 2022-27650, 2022-29162, 2025-27612 | `no_capability_is_inherited_whatever_is_added` in hardening.rs |
 //! | 2015-3630, 2018-10892 | `what_changes_the_host_is_not_opened_for_writing` in hardening.rs |
 //! | 2018-15664, 2019-14271 | `nothing_of_the_container_is_loaded_before_the_command` in hardening.rs |
-//! | 2019-10144 | `an_executed_command_is_as_confined_as_the_container` in cases.rs |
+//! | 2019-10144 | `an_executed_command_is_as_confined_as_the_container`, `an_executed_command_is_as_confined_as_a_service` in cases.rs |
 //! | 2016-3697, 2017-1000082, 2026-30892 | `a_user_is_the_exact_number_whatever_users_are_called` |
 //! | 2022-2995, 2022-36109 | `a_command_is_in_the_groups_of_its_user_and_in_no_other` |
 //! | 2022-4318 | `no_variable_adds_a_line_to_passwd` |
