@@ -847,7 +847,8 @@ fn a_program_that_enters_a_container_cannot_be_written_there() {
         format!("{inside} bash -c '{find}; exec 9</proc/$pid/exe; kill -9 $pid; {write}'")
     };
     host.bash(&format!("./{} /root/naive & {}", inside.replace("nsenter", "enter"), attack("naive"))).ok();
-    let ours = format!("sleep 1000 | virt-sandbox-service execute {name} -- /root/ours & {}", attack("ours"));
+    // Which calls itself as it has been called.
+    let ours = format!("sleep 1000 | virt-sandbox-service execute {name} -- /root/ours & {}", attack("exe"));
     let written = host.bash(&format!("trap 'kill $(jobs -p)' EXIT; set -m; {ours}")).assert_code(1);
     assert!(written.stderr.contains("Read-only file system"), "{written}");
 }
