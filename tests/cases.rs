@@ -243,6 +243,57 @@ fn a_command_is_executed_by_whom_and_where_and_with_what_the_caller_says() {
 }
 
 #[test]
+fn a_command_listens_on_sockets_that_the_host_has_opened_for_it() {
+    let host = Host::small();
+    let name = host.name("a");
+    start_command(&host, &name);
+    // It answers on descriptor 3 itself, with what it was told and what else it has.
+    let serve = "$c = IO::Socket->new_from_fd(3, '+<')->accept;
+        print $c join ' ', map { $_ // '-' } (@ENV{qw(LISTEN_FDS LISTEN_FDNAMES)}, $ENV{LISTEN_PID} == $$,
+            $$ < 1000, grep m!^/etc|pipe!, map readlink, glob '/proc/self/fd/[3-9]')";
+    fs::write(host.tree(&name).join("root/serve"), format!("use IO::Socket; {serve}")).expect("a script");
+    let run = format!(
+        "exec 4<&- && sbx-exec run --document 9 --preserve-fds 1 -- perl /root/serve 9< <(sbx-ns show {name}) 8</etc/passwd"
+    );
+    let activate = "systemd-socket-activate --fdname=web -l 127.0.0.1:8080 -E SBX_CONFIG_DIR -E SBX_STATE_DIR -E SBX_RUNTIME_DIR -E PATH";
+    let ask = "until exec 5<>/dev/tcp/127.0.0.1/8080; do sleep 0.1; done; cat <&5";
+    let script = format!("ip link set lo up; {activate} bash -c '{run}' & ({ask}) 2>/dev/null; wait");
+    let said = host.bash(&script);
+    assert_eq!(said.text(), "1 web 1 1", "{said}");
+    let refused = |options: &str, words: &[&str]| {
+        let outcome = host.bash(&format!("exec 7<&- 6<&-; sbx-exec run {options} -- true 3< <(sbx-ns show {name})"));
+        outcome.assert_failure(125, "sbx-exec", words);
+    };
+    refused("--document 3 --preserve-fds 1", &["--preserve-fds 1", "descriptor 3 is the document"]);
+    refused("--document 9 --preserve-fds 5", &["--preserve-fds 5", "descriptor 4", "Bad file descriptor"]);
+    refused("--document 3 --preserve-fds -1", &["bad number of descriptors"]);
+}
+
+#[test]
+fn a_pid_file_is_there_as_long_as_its_command() {
+    let host = Host::small();
+    let name = host.name("a");
+    start_command(&host, &name);
+    fs::write(host.path("tmp/pid"), "an old one").expect("a file");
+    let run = |file: &str, command: &str| {
+        format!("sbx-exec run --document 3 --pid-file {file} -- {command} 3< <(sbx-ns show {name})")
+    };
+    let wait = "until [ -s pid ] && ! grep -q old pid; do sleep 0.1; done; cat /proc/$(cat pid)/comm; kill $(cat pid); wait $!; echo $?; ls -A pid";
+    let said = host.bash(&format!("{} & {wait}", run("pid", "sleep 1000"))).assert_code(2).text();
+    assert_eq!(said, "sleep\n143");
+    // One that is another's by now stays, and one whose command there is not never was.
+    host.bash(&format!(
+        "{} & {}; [ $(cat pid) = other ]",
+        run("pid", "sleep 1"),
+        "until [ -s pid ]; do sleep 0.1; done; echo other >new; mv new pid; wait"
+    ))
+    .ok();
+    host.bash(&format!("{}; [ $? = 127 ] && ! ls -A | grep none", run("none", "no-such-command"))).ok();
+    assert_eq!(host.bash("ls -A | grep pid; cat pid").ok().text(), "pid\nother");
+    host.bash(&run("/none/pid", "true")).assert_failure(125, "sbx-exec", &["/none/pid", "No such file"]);
+}
+
+#[test]
 fn an_executed_command_is_as_confined_as_the_container() {
     let host = Host::new();
     let name = host.name("a");

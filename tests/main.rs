@@ -20,6 +20,7 @@ mod roots;
 mod service;
 mod services;
 mod stores;
+mod terminal;
 mod trees;
 mod upgrade;
 mod userns;

@@ -1,7 +1,8 @@
 //! From a holder to a running container.
 
 use crate::Running;
-use crate::enter::{self, Forwarder};
+use crate::enter;
+use crate::forward::Forwarder;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
@@ -56,7 +57,7 @@ pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
     }
     let Some(signals) = signals else { return Ok(()) };
     // The holder passes them on. It may have ended meanwhile.
-    signals.until(connection.as_fd(), |signal| drop(holder.signal(signal)), None)?;
+    signals.until([connection.as_fd(); 2], |signal| drop(holder.signal(signal)), None)?;
     match connection.event()? {
         Some(Event::Ended(code)) => Err(Status { code, message: None }.into()),
         _ => bail!("{name} was killed"),

@@ -1,12 +1,13 @@
 //! A further process in a running container: the routine behind `run` and behind what boot asks of an init.
 
 use crate::Running;
-use crate::streams::Streams;
+use crate::forward::Forwarder;
+use crate::pid_file::PidFile;
+use crate::streams::{Streams, Tty};
 use anyhow::{Context, Result, ensure};
 use nix::libc;
 use nix::sched::CloneFlags;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use sbx::cgroup::{Cgroups, Entry};
 use sbx::confine::{Command, Confinement, start};
@@ -16,52 +17,79 @@ use sbx::process::readable;
 use sbx::sys::{self, Child};
 use sbx::tool::{self, Status};
 use std::ffi::{OsStr, OsString};
-use std::io::{IsTerminal, stdin};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// How much later than its command a process that waits for one is given up.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What is passed on to the command.
-const FORWARDED: [Signal; 7] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGWINCH,
-];
+/// The status of a command that was killed.
+const KILLED: u8 = 128 + libc::SIGKILL as u8;
+
+/// How long the end of a container may take to be seen after that of its commands.
+const END_TIME: Duration = Duration::from_secs(1);
 
 /// Runs a command in the container with this process's standard streams, or what passes them on, and waits for it;
 /// kills it at the deadline, if there is one. Returns its status.
 ///
 /// This process joins the container's namespaces, but for the PID namespace, which only its child is in.
-pub fn run(running: &Running, command: Command, deadline: Option<Instant>) -> Result<Status> {
+pub fn run(
+    running: &Running,
+    command: Command,
+    tty: Tty,
+    mut pid_file: Option<PidFile>,
+    deadline: Option<Instant>,
+) -> Result<Status> {
+    let passed = command.passed;
     let signals = Forwarder::new()?;
     let label = running.doc.read::<String>("linux.mountLabel")?;
-    let streams = Streams::open(label.as_deref(), Ids::of(&running.doc)?)?;
-    let child = match enter(running, command, &streams)? {
-        Ok(child) => child,
-        Err(failure) => return Ok(failure),
-    };
+    let mut streams = Streams::open(tty, label.as_deref(), Ids::of(&running.doc)?)?;
+    let entered = enter(running, command, &mut streams).unwrap_or_else(|error| Err(Status::own(error)));
+    if passed > 0 {
+        // They are the command's alone: what it closes is closed.
+        sys::close(3, 2 + passed).context("cannot close the caller's descriptors")?;
+    }
+    let status = entered.map_or_else(Ok, |child| {
+        let told = pid_file.as_mut().map_or(Ok(()), |file| file.write(child.pid));
+        let status = wait(&child, &signals, &streams, if told.is_ok() { deadline } else { Some(Instant::now()) });
+        told.and(status)
+    });
+    drop(pid_file);
+    streams.finish()?;
+    let status = status?;
+    // All of a container's processes are killed when it stops, and what is not yet one of them finds nothing to enter.
+    let may_be_end = [Status::OWN, KILLED].contains(&status.code);
+    if may_be_end && running.holder.wait(Some(END_TIME))? {
+        let message = Some(format!("container {} has stopped", running.doc.name()?));
+        return Ok(Status { message, ..status });
+    }
+    Ok(status)
+}
+
+/// Waits for the command, and passes signals on to it; kills it at the deadline, or when its terminal is gone.
+fn wait(child: &Child, signals: &Forwarder, streams: &Streams, deadline: Option<Instant>) -> Result<Status> {
     // The whole group, as the terminal would do it. It is the child's own, and its number is not given to another while
     // the child has not been waited for. There may be nobody left in it.
     let forward = |signal: i32| {
         let _ = Signal::try_from(signal).and_then(|signal| killpg(Pid::from_raw(child.pid), signal));
     };
-    let code = streams.during(|| {
-        if !signals.until(child.pidfd.as_fd(), forward, deadline)? {
-            sys::pidfd_send_signal(&child.pidfd, libc::SIGKILL).context("cannot kill the command")?;
-        }
-        child.wait()
-    })?;
-    Ok(Status { code, message: None })
+    let ended = child.pidfd.as_fd();
+    signals.until([ended, streams.hung_up().unwrap_or(ended)], forward, deadline)?;
+    // Whose terminal is gone is told so by the kernel, and may tidy up.
+    let grace = if streams.hung_up().is_some() { GRACE } else { Duration::ZERO };
+    if let [false] = readable([ended], Some(grace)).context("cannot wait")? {
+        forward(libc::SIGKILL);
+    }
+    Ok(Status { code: child.wait()?, message: None })
 }
 
-fn enter(Running { doc, holder }: &Running, mut command: Command, streams: &Streams) -> Result<Result<Child, Status>> {
-    if let Some(term) = std::env::var_os("TERM").filter(|_| stdin().is_terminal()) {
+fn enter(
+    Running { doc, holder }: &Running,
+    mut command: Command,
+    streams: &mut Streams,
+) -> Result<Result<Child, Status>> {
+    command.terminal = streams.take_terminal();
+    if let Some(term) = std::env::var_os("TERM").filter(|_| command.terminal.is_some()) {
         command.env.insert(0, [OsStr::new("TERM="), &term].into_iter().collect());
     }
     let confinement = Confinement::new(doc)?.with_command(command)?;
@@ -87,33 +115,6 @@ fn enter(Running { doc, holder }: &Running, mut command: Command, streams: &Stre
     ))
 }
 
-/// The signals that are passed on, taken as data.
-pub struct Forwarder(SignalFd);
-
-impl Forwarder {
-    /// From here on they do not end this process.
-    pub fn new() -> Result<Self> {
-        let taken: SigSet = FORWARDED.into_iter().collect();
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&taken), None).context("cannot block signals")?;
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        SignalFd::with_flags(&taken, flags).map(Self).context("cannot make a signal descriptor")
-    }
-
-    /// Forwards signals until there is something on `event`, or until the deadline; says whether there is.
-    pub fn until(&self, event: BorrowedFd<'_>, forward: impl Fn(i32), deadline: Option<Instant>) -> Result<bool> {
-        loop {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let [happened, signalled] = readable([event, self.0.as_fd()], left).context("cannot wait")?;
-            while let (true, Ok(Some(signal))) = (signalled, self.0.read_signal()) {
-                forward(signal.ssi_signo as i32);
-            }
-            if happened || left.is_some_and(|left| left.is_zero()) {
-                return Ok(happened);
-            }
-        }
-    }
-}
-
 /// Runs a command in the container from a child of this process, which itself stays on the host, and kills it at the
 /// deadline: the programs inside are the container's. The command's stdout is this process's stderr: what it says is
 /// for people. Returns its exit status.
@@ -124,7 +125,7 @@ pub fn ask(running: &Running, command: &[&str], deadline: Instant) -> Result<u8>
             sys::place(&null, 0)?;
             sys::place(std::io::stderr(), 1)?;
             let args = command.iter().map(OsString::from).collect();
-            run(running, Command { args, ..Command::default() }, Some(deadline))
+            run(running, Command { args, ..Command::default() }, Tty::Off, None, Some(deadline))
         };
         let Status { code, message } = quiet().unwrap_or_else(Status::own);
         if let Some(message) = message {

@@ -2,18 +2,23 @@
 
 mod boot;
 mod enter;
+mod forward;
+mod pid_file;
 mod profile;
 mod signal;
 mod stop;
 mod streams;
+mod terminal;
 
-use anyhow::{Context, Result, bail};
+use crate::pid_file::PidFile;
+use crate::streams::Tty;
+use anyhow::{Context, Result, bail, ensure};
 use lexopt::Parser;
 use sbx::confine::Command;
 use sbx::process::Live;
 use sbx::tool::{self, Argument, Filter, Status, Tool, Usage};
 use sbx::{Document, host, program, sys};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::RawFd;
@@ -34,7 +39,8 @@ profile  fills in the confinement, where the document has none: 11 capabilities,
          limits, a seccomp allow-list; with an operand, in the place of what it has: the default;
          a strict one, without capabilities and with fewer system calls; or that of a JSON file
 run      runs a command in the container of a running document, confined like the container,
-         with the caller's standard streams; without a command, the user's login shell
+         with the caller's standard streams, or a terminal of its own, from which ^]^] disconnects;
+         without a command, the user's login shell
 boot     has the container's holder become the document's command (its init for a unit's
          container), and returns when it is ready: when its units are active; if it runs already,
          only tells the service manager (sd_notify)
@@ -54,6 +60,10 @@ cannot be executed, 127 when it is not found.
   --user USER        who executes the command: USER[:GROUP], each a number or a name inside
   --cwd DIRECTORY    where
   --env NAME=VALUE   a variable of its environment; may be repeated
+  --preserve-fds N   it gets the N descriptors from 3 on too, as those that it listens on
+  --pid-file FILE    has its pid, as the caller sees it, as long as it runs
+  --tty[=auto|on|off]
+                     whether it gets a terminal: if stdin, stdout and stderr all are one (auto)
   --timeout SECONDS  how long boot (90) and stop (90) wait
   --wait             stay until the command ends; if boot ends first, so does the container
   --help, --version
@@ -96,10 +106,15 @@ fn run_command(options: &mut Parser) -> Result<()> {
     program::shield()?;
     let mut source = Source::default();
     let mut command = Command::default();
+    let mut tty = Tty::Auto;
+    let mut pid_file = None;
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
             "user" => command.user = Some(tool::value(options)?),
             "cwd" => command.cwd = Some(directory(options.value()?)?),
+            "pid-file" => pid_file = Some(options.value()?),
+            "preserve-fds" => command.passed = tool::value::<Passed>(options)?.0,
+            "tty" => tty = options.optional_value().map_or(Ok(Tty::On), tool::parsed)?,
             "env" => command.env.push(options.value()?),
             _ => match arg {
                 Argument::Operand(program) => {
@@ -110,8 +125,10 @@ fn run_command(options: &mut Parser) -> Result<()> {
             },
         }
     }
+    source.check_passed(&mut command)?;
     let running = source.running()?;
-    Err(enter::run(&running, command, None)?.into())
+    let pid_file = pid_file.map(|path| PidFile::create(Path::new(&path))).transpose()?;
+    Err(enter::run(&running, command, tty, pid_file, None)?.into())
 }
 
 /// An absolute path: there is none inside that another could be relative to.
@@ -186,6 +203,20 @@ impl Source {
         Ok(())
     }
 
+    /// Makes sure that there are all descriptors which the command gets, and that the document is on none of them, so that
+    /// from here on no other gets their numbers. Their names are the caller's to give (sd_listen_fds_with_names(3)).
+    fn check_passed(&self, command: &mut Command) -> Result<()> {
+        for number in (3..).take(command.passed as usize) {
+            ensure!(self.0 != Some(number), "--preserve-fds {}: descriptor {number} is the document", command.passed);
+            sys::check_open(number)
+                .with_context(|| format!("--preserve-fds {}: descriptor {number}", command.passed))?;
+        }
+        if let Some(names) = std::env::var_os("LISTEN_FDNAMES").filter(|_| command.passed > 0) {
+            command.env.insert(0, [OsStr::new("LISTEN_FDNAMES="), &names].into_iter().collect());
+        }
+        Ok(())
+    }
+
     /// The document of a container that runs, and its holder.
     fn running(&self) -> Result<Running> {
         match self.find()? {
@@ -225,6 +256,18 @@ impl std::str::FromStr for Descriptor {
     fn from_str(text: &str) -> Result<Self, String> {
         let number = text.parse().ok().filter(|number| *number >= 3 && text.bytes().all(|b| b.is_ascii_digit()));
         number.map(Self).ok_or_else(|| format!("bad descriptor {text:?}: 3 or more"))
+    }
+}
+
+/// How many descriptors a command gets.
+struct Passed(u32);
+
+impl std::str::FromStr for Passed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number| *number <= 1024 && text.bytes().all(|b| b.is_ascii_digit()));
+        number.map(Self).ok_or_else(|| format!("bad number of descriptors {text:?}: 0 to 1024"))
     }
 }
 

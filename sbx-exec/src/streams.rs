@@ -1,24 +1,56 @@
 //! The standard streams of a command.
 //!
-//! Under SELinux a container may use no file of the caller's: the kernel would put the null device in its place, and
-//! what was said would be lost. So the command gets pipes with the container's label, and a process outside passes on
-//! what goes through each of them. So it does in a user namespace, where what is the caller's is nobody's, and cannot be
-//! opened as /dev/stdout. A terminal is the command's itself.
+//! Someone who sits at a terminal gets a terminal inside, and what goes through it is passed on by a process outside.
+//!
+//! Otherwise the command has the caller's streams, but for a terminal, which is never handed over: it gets a pipe, and a
+//! process outside passes on what goes through that. So it does under SELinux, where a container may use no file of the
+//! caller's: the kernel would put the null device in its place, and what was said would be lost. And so it does in a user
+//! namespace, where what is the caller's is nobody's, and cannot be opened as /dev/stdout.
 
+use crate::terminal::{self, Modes};
 use anyhow::{Context, Result};
 use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use rustix::fs::{Gid, Uid, XattrFlags, fchown, fsetxattr};
 use rustix::io::fcntl_dupfd_cloexec;
 use sbx::ids::Ids;
 use sbx::process::readable;
 use sbx::sys::{self, Child};
+use sbx::terminal::Terminal;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write, pipe, stderr, stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
-/// The pipes in the place of the caller's streams.
+/// Whether the command gets a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tty {
+    /// If all of the caller's streams are one.
+    Auto,
+    On,
+    Off,
+}
+
+impl std::str::FromStr for Tty {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("bad value {text:?}: auto, on or off")),
+        }
+    }
+}
+
+/// What is in the place of the caller's streams.
 pub struct Streams {
     pipes: Vec<Stream>,
+    /// What the command's process makes a terminal of, until it has been told.
+    terminal: Option<Terminal>,
+    /// The process that passes on between the terminals, and how the caller's was.
+    relay: Option<(Child, Modes)>,
     /// Closes when the command has ended, and when this process has.
     running: OwnedFd,
 }
@@ -32,27 +64,51 @@ struct Stream {
 }
 
 impl Streams {
-    /// Pipes with `label`, and of root inside, where ids are others there; none if there is neither. Before any namespace
-    /// is joined: what passes on is the host's.
-    pub fn open(label: Option<&str>, ids: Option<Ids>) -> Result<Self> {
+    /// A terminal, or pipes with `label`, and of root inside, where ids are others there. Before any namespace is joined:
+    /// what passes on is the host's.
+    pub fn open(tty: Tty, label: Option<&str>, ids: Option<Ids>) -> Result<Self> {
         let (ended, running) = ends()?;
         let terminals = [stdin().is_terminal(), stdout().is_terminal(), stderr().is_terminal()];
-        let replaced = (0..).zip(terminals).filter(|(_, terminal)| (label.is_some() || ids.is_some()) && !terminal);
+        if tty == Tty::On || tty == Tty::Auto && terminals == [true; 3] {
+            return Self::open_terminal(ended.as_fd(), running);
+        }
+        let replaced = (0..).zip(terminals).filter(|(_, terminal)| *terminal || label.is_some() || ids.is_some());
         let pipes = replaced.map(|(number, _)| Stream::open(number, label, ids, ended.as_fd()));
-        Ok(Self { pipes: pipes.collect::<Result<_>>()?, running })
+        Ok(Self { pipes: pipes.collect::<Result<_>>()?, terminal: None, relay: None, running })
     }
 
-    /// In the command's process: puts them in their places.
+    fn open_terminal(ended: BorrowedFd<'_>, running: OwnedFd) -> Result<Self> {
+        let modes = Modes::of_stdin()?;
+        let (relay, inside) = UnixStream::pair().context("cannot make a socket")?;
+        let Some(child) = sys::fork().context("cannot make a process")? else {
+            let _ = terminal::pass_on(&modes, &inside, ended);
+            drop(modes);
+            sys::exit(0);
+        };
+        let terminal = Terminal { size: terminal::size(), modes: modes.0.clone(), relay };
+        Ok(Self { pipes: Vec::new(), terminal: Some(terminal), relay: Some((child, modes)), running })
+    }
+
+    /// The terminal that the command's process is to make, if there is to be one.
+    pub fn take_terminal(&mut self) -> Option<Terminal> {
+        self.terminal.take()
+    }
+
+    /// The end of the process that passes on between terminals, if there is one.
+    pub fn hung_up(&self) -> Option<BorrowedFd<'_>> {
+        self.relay.as_ref().map(|(relay, _)| relay.pidfd.as_fd())
+    }
+
+    /// In the command's process: puts pipes in their places.
     pub fn place(&self) -> Result<()> {
         let place = |stream: &Stream| sys::place(&stream.inside, stream.number);
         self.pipes.iter().try_for_each(place).context("cannot place the standard streams")
     }
 
-    /// Once the command has them: waits for its end by `wait`, and until all that it has said is passed on.
-    pub fn during<T>(self, wait: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Once the command has ended: waits until all that it has said is passed on.
+    pub fn finish(self) -> Result<()> {
         let pumps: Vec<_> = self.pipes.into_iter().map(|stream| (stream.number, stream.pump)).collect();
-        let result = wait();
-        drop(self.running);
+        drop((self.running, self.terminal));
         for (number, pump) in pumps {
             if number == 0 {
                 // What the command has not read goes nowhere.
@@ -60,7 +116,7 @@ impl Streams {
             }
             pump.wait()?;
         }
-        result
+        self.relay.map_or(Ok(()), |(relay, _)| relay.wait().map(drop))
     }
 }
 
@@ -98,11 +154,9 @@ fn ends() -> Result<(OwnedFd, OwnedFd)> {
 
 /// Copies to the end of the input, or until the command has ended and nothing is left.
 fn pass_on(from: BorrowedFd<'_>, to: BorrowedFd<'_>, ended: BorrowedFd<'_>) -> io::Result<()> {
-    // All else is closed, so that each pipe ends with those who use it.
-    for (fd, number) in [from, to, ended].into_iter().zip(0..) {
-        sys::place(fd, number)?;
-    }
-    sys::close(3, u32::MAX)?;
+    keep([from, to, ended])?;
+    // Out of the foreground a terminal has nothing to read, rather than stopping all of this.
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::from(Signal::SIGTTIN)), None)?;
     let mut from = File::from(stdin().as_fd().try_clone_to_owned()?);
     let mut to = File::from(stdout().as_fd().try_clone_to_owned()?);
     let mut buffer = vec![0; 1 << 16];
@@ -113,4 +167,10 @@ fn pass_on(from: BorrowedFd<'_>, to: BorrowedFd<'_>, ended: BorrowedFd<'_>) -> i
         }
     }
     Ok(())
+}
+
+/// Closes all but some descriptors, which are the first ones then, so that each pipe ends with those who use it.
+pub fn keep<const N: usize>(fds: [BorrowedFd<'_>; N]) -> io::Result<()> {
+    fds.into_iter().zip(0..).try_for_each(|(fd, number)| sys::place(fd, number))?;
+    sys::close(N as u32, u32::MAX)
 }

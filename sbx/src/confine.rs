@@ -7,6 +7,7 @@
 use crate::passwd::{Identity, SHELL};
 use crate::procfs::Procfs;
 use crate::sys::{self, Child};
+use crate::terminal::Terminal;
 use crate::tool::Status;
 use crate::{Document, ids, label, namespace, passwd, seccomp};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -14,7 +15,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chdir, execve, getcwd, setgroups, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Uid, chdir, execve, getcwd, getpid, setgroups, setresgid, setresuid, setsid};
 use rustix::fs::{FileType, OFlags, fstat, makedev};
 use rustix::io::fcntl_dupfd_cloexec;
 use seccompiler::BpfProgram;
@@ -37,6 +38,8 @@ pub struct Confinement {
     user: User,
     /// Who takes the place of the document's user.
     other: Option<passwd::Spec>,
+    terminal: Option<Terminal>,
+    passed: u32,
     rlimits: Vec<(Resource, u64, u64)>,
     oom_score_adj: Option<i32>,
     /// SELinux context of the program, if SELinux is enabled.
@@ -87,6 +90,10 @@ pub struct Command {
     pub cwd: Option<OsString>,
     /// `NAME=VALUE`, each in place of what the document and those before it say.
     pub env: Vec<OsString>,
+    /// The terminal that it gets, and all its standard streams are.
+    pub terminal: Option<Terminal>,
+    /// How many descriptors after the standard streams it gets, as those that it listens on (sd_listen_fds(3)).
+    pub passed: u32,
 }
 
 /// Who executes the command, as the container's own files have it.
@@ -118,6 +125,8 @@ impl Confinement {
             user: doc.read("process.user")?.unwrap_or_default(),
             at_home: false,
             other: None,
+            terminal: None,
+            passed: 0,
             rlimits: rlimits.into_iter().map(rlimit).collect::<Result<_>>()?,
             oom_score_adj: doc.read("process.oomScoreAdj")?,
             label: text("process.selinuxLabel")?,
@@ -146,6 +155,8 @@ impl Confinement {
             self.cwd = cwd;
         }
         self.other = command.user;
+        self.terminal = command.terminal;
+        self.passed = command.passed;
         Ok(self)
     }
 
@@ -187,7 +198,7 @@ impl Confinement {
         }
         self.keyring()?;
         if let Some(who) = who {
-            self.streams()?;
+            self.streams(who)?;
             // While this process may still write its own attributes, and before its procfs could be another's.
             self.label()?;
             // With the caller's rights: the directory may be closed to the user.
@@ -222,9 +233,13 @@ impl Confinement {
         }
     }
 
-    /// A standard stream that is the host's null device becomes the container's, which is mounted read-only: through
+    /// A terminal, if the command gets one. Otherwise a standard stream that is the host's null device becomes the container's, which is mounted read-only: through
     /// the descriptor root inside could change the mode and owner of the host's.
-    fn streams(&self) -> Result<()> {
+    fn streams(&self, who: &Who) -> Result<()> {
+        if let Some(terminal) = &self.terminal {
+            let terminal = terminal.make(who.identity.uid)?;
+            return (0..3).try_for_each(|number| sys::place(&terminal, number)).context("cannot place a terminal");
+        }
         let null = |fd: BorrowedFd<'_>| {
             fstat(fd).is_ok_and(|stat| {
                 FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == makedev(1, 3)
@@ -306,13 +321,13 @@ impl Confinement {
         self.seccomp.iter().try_for_each(|program| sys::seccomp(program)).context("cannot load the seccomp filter")
     }
 
-    /// Executes the command, found along the PATH of its own environment. Whatever descriptor is open beyond the
-    /// standard streams closes with it; until then an error can be told.
+    /// Executes the command, found along the PATH of its own environment. Whatever descriptor is open beyond those that it
+    /// gets closes with it; until then an error can be told.
     fn execute(&self, who: &Who) -> Result<Status> {
         let (command, args) = self.command(who)?;
         let env = self.environment(who)?;
         sys::reset_signals();
-        sys::close_on_exec_from(3).context("cannot close the caller's descriptors")?;
+        sys::close_on_exec_from(3 + self.passed).context("cannot close the caller's descriptors")?;
         let mut failure = Errno::ENOENT;
         for path in candidates(&command, &env) {
             let Err(error) = execve(&path, &args, &env);
@@ -342,6 +357,14 @@ impl Confinement {
             known.extend([("SHELL", user.login_shell()), ("USER", &user.name), ("LOGNAME", &user.name)]);
         }
         let mut env = self.env.clone();
+        if self.passed > 0 {
+            // It believes in them only if they are meant for it, by the pid that it has inside.
+            let listen = [format!("LISTEN_FDS={}", self.passed), format!("LISTEN_PID={}", getpid())];
+            for variable in listen.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()? {
+                env.retain(|other| name(other) != name(&variable));
+                env.push(variable);
+            }
+        }
         for (key, value) in known {
             if !env.iter().any(|entry| name(entry) == key.as_bytes()) {
                 env.push(CString::new(format!("{key}={value}")).with_context(|| format!("{key} holds a NUL"))?);

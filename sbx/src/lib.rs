@@ -28,6 +28,7 @@ pub mod size;
 pub mod storage;
 pub mod store;
 pub mod sys;
+pub mod terminal;
 pub mod tool;
 pub mod tree;
 

@@ -229,6 +229,12 @@ pub fn inherited(number: RawFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// An error if there is no descriptor of this number.
+pub fn check_open(number: RawFd) -> Result<()> {
+    // SAFETY: fcntl on any number is sound, and this changes nothing.
+    checked(unsafe { libc::fcntl(number, libc::F_GETFD) }.into()).map(drop)
+}
+
 /// Makes `number` a copy of `fd` that survives exec. For a child that is about to execute another program.
 pub fn place(fd: impl AsFd, number: RawFd) -> Result<()> {
     let fd = fd.as_fd().as_raw_fd();

@@ -40,6 +40,9 @@ pub struct Status {
 }
 
 impl Status {
+    /// The exit status of a failure of the tool itself, not of the command that it was to run, as for env(1).
+    pub const OWN: u8 = 125;
+
     /// What an error means: 2 for wrong usage, else 1, unless it has a status of its own.
     pub fn of(error: Error) -> Self {
         let (code, message) = match error.downcast::<Self>() {
@@ -53,10 +56,9 @@ impl Status {
         Self { code, message }
     }
 
-    /// A failure of the tool itself, not of the command that it was to run: 125, as for env(1). An error that has a
-    /// status of its own keeps it.
+    /// A failure of the tool itself. An error that has a status of its own keeps it.
     pub fn own(error: impl Into<Error>) -> Self {
-        error.into().downcast().unwrap_or_else(|error| Self { code: 125, ..Self::of(error) })
+        error.into().downcast().unwrap_or_else(|error| Self { code: Self::OWN, ..Self::of(error) })
     }
 }
 
