@@ -22,14 +22,18 @@
 //! | 2019-5736 | `a_holders_program_cannot_be_written_and_it_is_small`, `a_program_that_enters_a_container_cannot_be_written_there` |
 //! | 2021-41133, 2017-5226, 2019-10063 | `a_program_inside_finds_the_calls_that_the_page_names_and_no_others` in hardening.rs |
 //! | 2022-0185, 2022-0492 | `neither_namespaces_nor_hierarchies_are_made_inside` in hardening.rs |
+//! | 2022-1227 | `no_program_of_the_container_runs_outside_of_it` in hardening.rs |
 //! | 2022-27649, 2022-27650, 2022-29162, 2025-27612 | `no_capability_is_inherited_whatever_is_added` in hardening.rs |
 //! | 2015-3630, 2018-10892 | `what_changes_the_host_is_not_opened_for_writing` in hardening.rs |
 //! | 2018-15664, 2019-14271 | `nothing_of_the_container_is_loaded_before_the_command` in hardening.rs |
-//! | 2019-10144 | `an_executed_command_is_as_confined_as_the_container` in cases.rs |
+//! | 2019-10144 | `an_executed_command_is_as_confined_as_the_container`, `an_executed_command_is_as_confined_as_a_service` in cases.rs |
 //! | 2016-3697, 2017-1000082, 2026-30892 | `a_user_is_the_exact_number_whatever_users_are_called` |
 //! | 2022-2995, 2022-36109 | `a_command_is_in_the_groups_of_its_user_and_in_no_other` |
 //! | 2022-4318 | `no_variable_adds_a_line_to_passwd` |
-//! | 2024-21626 | `nothing_of_the_caller_leaks_into_an_executed_command` in cases.rs |
+//! | 2024-21626 | `nothing_of_the_caller_leaks_into_an_executed_command` in cases.rs, `no_directory_of_the_hosts_is_entered_by_a_descriptor` |
+//! | 2016-8649, 2016-9962 | `a_process_that_enters_shows_no_descriptor_of_the_hosts` |
+//! | 2016-7545, 2016-10124 | `nothing_inside_types_on_the_callers_terminal` in terminal.rs |
+//! | 2015-3627, 2025-52565 | `no_link_inside_is_opened_for_a_terminal` in terminal.rs |
 //! | 2017-5985, 2021-20199, 2022-47952, 2026-39402, 2026-40224 | SECURITY.md: attacks that cannot apply |
 //!
 //! Names that lead elsewhere are in refusals.rs, what a killed verb leaves in kills.rs.
@@ -848,6 +852,74 @@ fn a_program_that_enters_a_container_cannot_be_written_there() {
     let ours = format!("sleep 1000 | virt-sandbox-service execute {name} -- /root/ours & {}", attack("exe"));
     let written = host.bash(&format!("trap 'kill $(jobs -p)' EXIT; set -m; {ours}")).assert_code(1);
     assert!(written.stderr.contains("Read-only file system"), "{written}");
+}
+
+// CVE-2024-21626: a working directory that was a descriptor of whoever started the command.
+
+#[test]
+fn no_directory_of_the_hosts_is_entered_by_a_descriptor() {
+    let host = Host::small();
+    let name = running(&host, "a");
+    let here = host.path("tmp").display().to_string();
+    let with_descriptors = |command: &str| host.bash(&format!("touch marker; exec 9<{here} 4</; {command}"));
+    let careless =
+        format!("nsenter --target {} --mount --pid -- bash -c 'cd /proc/self/fd/9 && ls'", holder(&host, &name));
+    assert!(with_descriptors(&careless).ok().text().contains("marker"));
+    for number in 3..20 {
+        for options in ["", "--user 33"] {
+            let execute = format!("virt-sandbox-service execute {options} --cwd /proc/self/fd/{number} {name} -- ls");
+            let outcome = with_descriptors(&execute).assert_code(125);
+            assert!(outcome.stderr.contains("working directory") && outcome.text().is_empty(), "{outcome}");
+        }
+    }
+}
+
+// CVE-2016-8649, CVE-2016-9962: root inside traced a process that was about to enter, and had its descriptors.
+
+/// As root inside, who may trace: for each process that comes, looks for a descriptor that leads to the canary, and whether it
+/// may be traced, as whoever opens its memory may (ptrace(2)).
+const TRACES: &str = r#"
+    sub comm { open(my $f, '<', "/proc/$_[0]/comm") ? <$f> // '' : '' }
+    $| = 1;
+    print "begun\n";
+    while (! -e '/root/stop') {
+        opendir my $proc, '/proc' or die;
+        for my $pid (grep /^\d+$/, readdir $proc) {
+            next if $pid == $$ || $pid == 1;
+            for my $fd (glob "/proc/$pid/fd/*") {
+                my $file = readlink $fd // next;
+                print "reached $file\n" if $file =~ /canary/ && open(my $f, '<', $fd);
+            }
+            print "traced\n" if comm($pid) =~ /sbx-exec/ && open(my $f, '+<', "/proc/$pid/mem") && comm($pid) =~ /sbx-exec/;
+        }
+    }
+"#;
+
+#[test]
+fn a_process_that_enters_shows_no_descriptor_of_the_hosts() {
+    let host = Host::small();
+    let name = host.name("a");
+    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
+    // More than the profile gives: the capability with which every process of its own can be traced.
+    let add = |set: &str| format!(".process.capabilities.{set} += [\"CAP_SYS_PTRACE\"]");
+    edit(&host, &name, &["bounding", "effective", "permitted"].map(add).join(" | "));
+    host.service(&format!("start {name}")).ok();
+    fs::write(host.tree(&name).join("root/traces"), TRACES).expect("a script");
+    let traced = |enter: &str| {
+        let attack = format!("virt-sandbox-service execute {name} -- perl /root/traces >said");
+        let script = format!(
+            "echo secret >canary; ({attack}) & until grep -q begun said; do :; done; exec 9<canary; {enter}
+             virt-sandbox-service execute {name} -- touch /root/stop; wait; sort -u said; virt-sandbox-service execute {name} -- rm /root/stop"
+        );
+        host.bash(&script).ok().text()
+    };
+    let namespaces = format!("--target {} --user --mount --pid --setuid 0 --setgid 0", holder(&host, &name));
+    let careless = traced(&format!("for i in {{1..10}}; do nsenter {namespaces} -- sleep 0.1; done"));
+    assert!(careless.contains("reached") && careless.contains("canary"), "{careless}");
+    let ours = format!(
+        "sbx-ns show {name} >document; for i in {{1..100}}; do sbx-exec run --document 3 -- true 3<document; done"
+    );
+    assert_eq!(traced(&ours), "begun");
 }
 
 // No CVE: what we have found ourselves.

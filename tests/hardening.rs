@@ -1,5 +1,6 @@
 //! What the profile holds: what a program inside finds is what docs/hardening.md says, and no more than Podman lets through.
 
+use nix::libc::{AF_ALG, AF_VSOCK};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
@@ -24,6 +25,11 @@ fn running(host: &Host, name: &str, options: &str) -> String {
     name
 }
 
+/// The process that holds a container's namespaces.
+fn holder(host: &Host, name: &str) -> String {
+    host.line(&format!("sbx-ns show {name}")).ok().json()["sbx"]["state"]["holder"]["pid"].to_string()
+}
+
 /// What the probe says in a container with these options: an answer for each question.
 fn probe(host: &Host, name: &str, options: &str) -> BTreeMap<String, String> {
     let place = host.path("tmp").join("probe");
@@ -44,10 +50,24 @@ fn answers(said: &str) -> BTreeMap<String, String> {
     lines.map(|(question, answer)| (question.to_owned(), answer.to_owned())).collect()
 }
 
+fn page() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/hardening.md")).expect("docs/hardening.md")
+}
+
+/// The cells of a line of the page's table.
+fn line(page: &str, of: &str) -> Vec<String> {
+    let line = page.lines().find(|line| line.starts_with(&format!("| {of} |"))).expect(of);
+    line.split('|').skip(2).map(|cell| cell.trim().to_owned()).collect()
+}
+
+/// The words of a cell, up to what is said about all of them.
+fn words(cell: &str) -> BTreeSet<String> {
+    cell.split(';').next().unwrap_or_default().split(", ").map(str::to_owned).collect()
+}
+
 /// The calls that the page says are let through.
 fn documented() -> BTreeSet<String> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/hardening.md");
-    let page = fs::read_to_string(page).expect("docs/hardening.md");
+    let page = page();
     let (_, list) = page.split_once("## System calls that are let through").expect("the list");
     list.lines().filter(|line| line.starts_with("    ")).flat_map(str::split_whitespace).map(str::to_owned).collect()
 }
@@ -105,11 +125,14 @@ fn a_program_inside_finds_the_calls_that_the_page_names_and_no_others() {
         let question = format!("ioctl {ioctl}");
         assert_eq!((ours[&question].as_str(), weak[&question].as_str()), ("refused", "there"), "{ioctl}");
     }
-    assert_eq!((ours["ioctl TIOCGWINSZ"].as_str(), ours["family AF_UNIX"].as_str()), ("there", "there"));
-    for family in ["family AF_ALG", "family AF_VSOCK"] {
-        assert_eq!(ours[family], "refused");
-        assert_ne!(weak[family], "refused");
-    }
+    assert_eq!(ours["ioctl TIOCGWINSZ"], "there");
+    let families = |probed: &BTreeMap<String, String>| -> Vec<i32> {
+        let refused = probed.iter().filter(|(_, answer)| *answer != "there");
+        refused.filter_map(|(question, _)| question.strip_prefix("family ")?.parse().ok()).collect()
+    };
+    assert_eq!(families(&weak), [0; 0]);
+    assert_eq!(families(&ours), [AF_ALG, AF_VSOCK]);
+    assert!(families(&podmans).iter().all(|family| families(&ours).contains(family)));
     // Other ABIs have other numbers for what is refused.
     if env::consts::ARCH == "x86_64" {
         assert_eq!(ours["x32 getpid"], "killed");
@@ -149,6 +172,149 @@ fn an_oci_runtime_answers_by_a_definitions_filter_as_we_do() {
     {
         assert_eq!((question, &theirs[question]), (question, answer));
     }
+}
+
+#[test]
+fn a_program_inside_finds_the_rest_of_what_the_page_says() {
+    let host = Host::small();
+    let page = page();
+    let name = running(&host, "a", "--userns auto");
+    let inside = |script: &str| host.inside(&name, script).ok().text();
+    let found = |script: &str| -> BTreeSet<String> { inside(script).lines().map(str::to_owned).collect() };
+
+    let namespaces = [
+        ("pid", "pid"),
+        ("mnt", "mount"),
+        ("ipc", "ipc"),
+        ("uts", "uts"),
+        ("net", "network"),
+        ("cgroup", "cgroup"),
+        ("user", "user"),
+    ];
+    let is_own = |kind: &str| {
+        let link = format!("readlink /proc/self/ns/{kind}");
+        inside(&link) != host.bash(&link).ok().text()
+    };
+    let own: BTreeSet<_> =
+        namespaces.iter().filter(|(kind, _)| is_own(kind)).map(|(_, name)| name.to_string()).collect();
+    assert_eq!(words(&line(&page, "namespaces")[0]), own);
+    let outside = host.bash(&format!("stat -c %u /proc/{}", holder(&host, &name))).ok().text();
+    assert!(outside.parse::<u32>().is_ok_and(|id| id >= 65536), "{outside}");
+    assert_eq!(inside("ls /sys/class/net"), "lo");
+
+    let bounding = u64::from_str_radix(&inside("sed -n 's/^CapBnd:\\s*//p' /proc/self/status"), 16).expect("a set");
+    assert_eq!(line(&page, "capabilities")[0], bounding.count_ones().to_string());
+    assert_eq!(inside("grep -c '^NoNewPrivs:.1$' /proc/self/status; ulimit -c; ulimit -Hc"), "1\n0\n0");
+    assert_eq!(inside("cat /proc/sys/user/max_user_namespaces"), "0");
+
+    let there = |name: &String| Path::new("/proc").join(name).exists();
+    let read_only =
+        found("sed -nE 's:^[^ ]+ [^ ]+ [^ ]+ /[^ ]+ /proc/([^ ]+) ro,.* - proc .*:\\1:p' /proc/self/mountinfo");
+    let cells = line(&page, "read-only in /proc");
+    let documented = words(&cells[0]);
+    assert_eq!(read_only, documented.iter().filter(|name| there(name)).cloned().collect());
+    // What others mask, and Podman makes read-only.
+    let masked = line(&page, "masked")[2].replace("/proc/", "");
+    let places = words(&masked).into_iter().chain(words(&cells[1])).filter(|name| !read_only.contains(name));
+    let places = places.map(|name| format!("/proc/{name}"));
+    let in_sys = ["/sys/firmware", "/sys/fs/selinux", "/sys/devices/virtual/powercap"].map(str::to_owned);
+    let mut hidden = 0;
+    for place in places.chain(in_sys) {
+        let is_empty = format!("[ -d {place} ] && [ -z \"$(ls -A {place})\" ] || [ -c {place} ] || ! [ -e {place} ]");
+        hidden += usize::from(host.bash(&is_empty).code != 0);
+        host.inside(&name, &is_empty).ok();
+    }
+    assert!(hidden > 3, "{hidden}");
+
+    let writable = "for place in /*/ /dev/shm/; do ( : >${place}probe && rm ${place}probe && echo ${place%/} ) 2>/dev/null; done; :";
+    assert_eq!(found(writable), words(&line(&page, "writable")[0]));
+}
+
+// CVE-2022-1227: what the container had in the place of a program ran outside of it.
+
+#[test]
+fn no_program_of_the_container_runs_outside_of_it() {
+    let host = Host::small();
+    let tree = host.path("tmp/tree");
+    // Whatever a tool or a script calls by name, and what the loader loads for it.
+    let programs = [
+        "bash",
+        "cat",
+        "chroot",
+        "cp",
+        "env",
+        "find",
+        "getent",
+        "id",
+        "ip",
+        "jq",
+        "journalctl",
+        "ls",
+        "mount",
+        "nsenter",
+        "ps",
+        "readlink",
+        "restorecon",
+        "rm",
+        "sbx-exec",
+        "sbx-fs",
+        "sbx-ns",
+        "setfattr",
+        "sh",
+        "sleep",
+        "stat",
+        "systemctl",
+        "tar",
+        "umount",
+    ];
+    let marker = "#include <fcntl.h>\n#include <stdio.h>\n#include <unistd.h>\n
+        int main(int argc, char **argv) { char ns[64] = {0}; ssize_t n = readlink(\"/proc/self/ns/pid\", ns, 63);
+        int fd = open(\"/marker\", O_WRONLY | O_APPEND | O_CREAT, 0666); dprintf(fd, \"%s %s\\n\", argv[0], n > 0 ? ns : \"none\");
+        if (getpid() == 1 || argc > 1 && argv[1][0] == '9') sleep(1000); return 0; }\n";
+    let source = host.path("tmp/marker.c");
+    fs::write(&source, marker).expect("a source");
+    let made = Command::new("cc").args(["-static", "-o"]).arg(host.path("tmp/marker")).arg(source).status();
+    assert!(made.expect("cc").success());
+    let place = tree.display();
+    let make = format!(
+        "mkdir -p {place}/etc {place}/usr/bin {place}/usr/sbin && cd {place} && cp ../marker usr/bin &&
+         ln -s usr/bin bin && ln -s usr/sbin sbin && echo root:x:0:0::/:/bin/sh >etc/passwd && echo root:x:0: >etc/group &&
+         for name in {}; do ln -f usr/bin/marker usr/bin/$name; ln -f usr/bin/marker usr/sbin/$name; done &&
+         echo /usr/bin/evil.so >etc/ld.so.preload",
+        programs.join(" ")
+    );
+    host.bash(&make).ok();
+    let name = host.name("a");
+    host.service(&format!("create --root {place} {name} -- /usr/bin/sleep 999")).ok();
+    let marks = host.tree(&name).join("marker");
+    let outside = host.line("readlink /proc/self/ns/pid").ok().text();
+    // As one who looks at a container with its own programs.
+    host.bash(&format!("mkdir -p {0}/proc && mount --bind /proc {0}/proc && chroot {0} ps; umount {0}/proc", place))
+        .ok();
+    let marked = fs::read_to_string(tree.join("marker")).expect("a marker");
+    assert_eq!(marked, format!("ps {outside}\n"));
+    fs::remove_file(tree.join("marker")).expect("unlink");
+    for verb in [
+        "start NAME",
+        "list -r",
+        "execute NAME -- ps",
+        "set --pids 64 NAME",
+        "diff NAME",
+        "reload NAME",
+        "refresh NAME",
+        "upgrade NAME",
+        "export --force NAME",
+        "stop NAME",
+        "start NAME",
+        "connect NAME",
+    ] {
+        let outcome = host.service(&verb.replace("NAME", &name));
+        assert!(outcome.code < 2, "{outcome}");
+    }
+    let marked = fs::read_to_string(&marks).expect("markers");
+    assert!(marked.lines().all(|line| line.contains(" pid:[") && !line.ends_with(&outside)), "{marked}");
+    let called: BTreeSet<&str> = marked.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(called.into_iter().collect::<Vec<_>>(), ["-sh", "/usr/bin/sleep", "ps"]);
 }
 
 // CVE-2022-29162, CVE-2022-27650, CVE-2022-27649, CVE-2025-27612: an inheritable set that was not empty.
@@ -220,6 +386,13 @@ fn neither_namespaces_nor_hierarchies_are_made_inside() {
         let refused = host.inside(&plain, attack);
         assert!(refused.code != 0 && refused.stderr.contains(why), "{refused}");
     }
+    // Nor is one there: what is mounted begins below the root of its hierarchy, and a command can write to nothing of it.
+    let agents = "find /sys/fs/cgroup -name release_agent";
+    assert_ne!(host.bash(agents).ok().text(), "");
+    assert_eq!(host.inside(&plain, agents).ok().text(), "");
+    let opened =
+        "find /sys/fs/cgroup -type f | while read -r file; do { exec 9>>$file; } 2>/dev/null && echo $file; done; :";
+    assert_eq!(host.inside(&plain, opened).ok().text(), "");
 }
 
 // CVE-2018-15664, CVE-2019-14271: libraries of the container's were loaded by who had entered it.

@@ -1,5 +1,6 @@
 //! A command inside with a terminal, or with the caller's streams.
 
+use crate::kills::can_trace;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -296,4 +297,72 @@ fn a_container_that_stops_meanwhile_is_named_once() {
     assert_eq!(waiting.stderr, format!("virt-sandbox-service: no container {name}\n"));
     session.sees(&format!("{said}\r\n"));
     assert_eq!(session.ends(), 137);
+}
+
+// What attacked programs like this one: attacks.rs has the table.
+
+/// As root inside: types into the terminal on its standard input, or says why not. TIOCSTI is 0x5412.
+const TYPES: &str = "perl -e 'ioctl(STDIN, 0x5412, my $c = q(!)) or print qq($!\\n)'";
+
+#[test]
+fn nothing_inside_types_on_the_callers_terminal() {
+    let (host, name) = running();
+    // The profile forbids it; here it is not what stops it.
+    host.service(&format!("stop {name}")).ok();
+    let definition = host.path("config").join(format!("{name}.json")).display().to_string();
+    host.bash(&format!("jq -c 'del(.linux.seccomp)' {definition} >new && cat new >{definition}")).ok();
+    host.service(&format!("start {name}")).ok();
+    let holder = host.run(["sbx-ns", "show", &name], "").ok().json()["sbx"]["state"]["holder"]["pid"].to_string();
+    let careless = format!("nsenter --target {holder} --mount --pid -- {TYPES}");
+    let ours = format!("virt-sandbox-service execute {name} -- {TYPES}");
+    let apart = format!("{ours} 2>/dev/null");
+    for (attack, typed) in [(&careless, "[!]"), (&ours, "[]"), (&apart, "[]")] {
+        let mut session = Session::new(&host, &["bash", "-c", &format!("{attack}; read -t 1 -n 1 x; echo \"[$x]\"")]);
+        session.sees(typed);
+        assert_eq!(session.ends(), 0);
+    }
+}
+
+#[test]
+fn no_link_inside_is_opened_for_a_terminal() {
+    if !can_trace() {
+        return;
+    }
+    let (host, name) = running();
+    let links = "while :; do for name in console ptmx tty; do ln -sfn /etc/canary /dev/$name; done; done";
+    host.inside(&name, "echo untouched >/etc/canary; chmod 0666 /etc/canary").ok();
+    host.bash(&format!(
+        "virt-sandbox-service execute {name} -- bash -c '{links}' >/dev/null 2>&1 </dev/null & sleep 0.5"
+    ))
+    .ok();
+    // Whoever opens a terminal by its path opens what root inside has put there.
+    let holder = host.run(["sbx-ns", "show", &name], "").ok().json()["sbx"]["state"]["holder"]["pid"].to_string();
+    let careless = format!(
+        "nsenter --target {holder} --mount -- bash -c 'echo reached >/dev/ptmx'; cat {}",
+        host.tree(&name).join("etc/canary").display()
+    );
+    assert_eq!(host.bash(&careless).ok().text(), "reached");
+    host.inside(&name, "echo untouched >/etc/canary").ok();
+    for _ in 0..5 {
+        let trace = host.path("tmp/trace").display().to_string();
+        let strace =
+            ["strace", "--follow-forks", "--trace=execve,execveat,open,openat,openat2,ioctl", "--output", &trace];
+        let mut session = Session::new(
+            &host,
+            &[&strace, ["virt-sandbox-service", "execute", &name, "--", "/usr/bin/tty"].as_slice()].concat(),
+        );
+        session.sees("/dev/pts/");
+        assert_eq!(session.ends(), 0);
+        let trace = fs::read_to_string(trace).expect("a trace");
+        let (ours, _) = trace.split_once("execve(\"/usr/bin/tty\"").expect("the command");
+        let names = ["/pts", "/ptmx", "/console"];
+        let opened: Vec<_> =
+            ours.lines().filter(|line| line.contains("open") && names.iter().any(|name| line.contains(name))).collect();
+        assert!(
+            opened.len() == 1 && opened[0].contains("\"/dev/pts/ptmx\"") && opened[0].contains("RESOLVE_NO_SYMLINKS"),
+            "{opened:?}"
+        );
+        assert!(ours.contains("TIOCGPTPEER"), "{ours}");
+    }
+    assert_eq!(host.inside(&name, "cat /etc/canary").ok().text(), "untouched");
 }
