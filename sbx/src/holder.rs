@@ -8,13 +8,11 @@
 use crate::cgroup::Cgroups;
 use crate::process::{Live, Recorded};
 use crate::tool::Status;
-use crate::{Document, Name, store};
+use crate::{Document, Name, rights, store};
 use anyhow::{Context, Result, ensure};
-use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::{Deserialize, Serialize};
-use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 /// The longest order in bytes; a document of a hundred times the usual size fits.
@@ -82,16 +80,8 @@ impl Connection {
         let order = Order { role, document: document.clone() };
         let mut order = serde_json::to_vec(&order).context("cannot send an order")?;
         order.push(b'\n');
-        let fds: [RawFd; 3] = streams.map(|fd| fd.as_raw_fd());
         let mut stream = self.0.get_ref();
-        let sent = sendmsg::<()>(
-            stream.as_raw_fd(),
-            &[IoSlice::new(&order)],
-            &[ControlMessage::ScmRights(&fds)],
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )
-        .context("cannot send an order to the holder")?;
+        let sent = rights::send(stream, &order, streams).context("cannot send an order to the holder")?;
         stream.write_all(&order[sent..]).context("cannot send an order to the holder")
     }
 
@@ -114,18 +104,7 @@ impl Connection {
 /// Receives an order: the holder's side.
 pub fn receive(stream: &UnixStream) -> Result<(Role, Document, [OwnedFd; 3])> {
     let mut bytes = vec![0; 64 << 10];
-    let mut space = cmsg_space!([RawFd; 3]);
-    let (length, fds) = {
-        let mut slices = [IoSliceMut::new(&mut bytes)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), flags).context("no order")?;
-        let fds = message.cmsgs().context("no order")?.find_map(|message| match message {
-            ControlMessageOwned::ScmRights(fds) => Some(fds),
-            _ => None,
-        });
-        (message.bytes, fds.unwrap_or_default())
-    };
-    let streams: Vec<OwnedFd> = fds.into_iter().map(crate::sys::inherited).collect::<std::io::Result<_>>()?;
+    let (length, streams) = rights::receive::<3>(stream, &mut bytes).context("no order")?;
     let streams = <[OwnedFd; 3]>::try_from(streams).ok().context("an order comes with three streams")?;
     bytes.truncate(length);
     if !bytes.ends_with(b"\n") {
@@ -147,6 +126,7 @@ pub fn tell(mut stream: &UnixStream, event: &Event) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
 
     #[test]
     fn an_order_arrives_whole_with_its_streams_and_is_answered() {

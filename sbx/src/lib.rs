@@ -23,6 +23,7 @@ pub mod passwd;
 pub mod process;
 pub mod procfs;
 pub mod program;
+pub mod rights;
 pub mod seccomp;
 pub mod size;
 pub mod storage;

@@ -5,17 +5,15 @@
 
 use crate::process::Live;
 use crate::tree::DIRECTORY;
-use crate::{Document, Name, Size, holder, host, ids, mount, namespace, store, sys};
+use crate::{Document, Name, Size, holder, host, ids, mount, namespace, rights, store, sys};
 use anyhow::{Context, Result, ensure};
 use nix::sched::CloneFlags;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, open as open_path, openat};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -250,13 +248,14 @@ fn root_of_running(name: &Name) -> Result<Option<OwnedFd>> {
         sys::exit(send_root(&holder, &theirs).is_err().into());
     };
     drop(theirs);
-    let root = receive(&ours);
+    let root = rights::receive::<1>(&ours, &mut [0]);
     let has_failed = child.wait()? != 0;
     if holder.has_ended()? {
         return Ok(None);
     }
     ensure!(!has_failed, "cannot reach the root of container {name}");
-    root
+    let (_, mut root) = root?;
+    Ok(root.pop())
 }
 
 /// In a child: joins the holder's mount namespace, in which this process then has the root that no chroot(2) of the
@@ -269,22 +268,8 @@ fn send_root(holder: &Live, to: &UnixStream) -> Result<()> {
         return Ok(());
     }
     let root = open_tree(CWD, "/", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
-    let fds = [root.as_raw_fd()];
-    sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"r")], &[ControlMessage::ScmRights(&fds)], MsgFlags::empty(), None)?;
+    rights::send(to, &[0], [root.as_fd()])?;
     Ok(())
-}
-
-fn receive(from: &UnixStream) -> Result<Option<OwnedFd>> {
-    let mut byte = [0];
-    let mut slices = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!(i32);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(from.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
-    let mut fds = message.cmsgs()?.filter_map(|message| match message {
-        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-        _ => None,
-    });
-    fds.next().map(|fd| Ok(sys::inherited(fd)?)).transpose()
 }
 
 /// The directories are given by descriptor: no character in a path of theirs means anything, and nobody inside learns

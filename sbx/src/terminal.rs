@@ -3,15 +3,13 @@
 //! Nothing of the container's has a descriptor of the caller's own terminal. Through that it could read what is typed
 //! there later, and type itself (TIOCSTI: CVE-2016-7545, CVE-2017-5226).
 
+use crate::rights;
 use anyhow::{Context, Result, ensure};
-use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fchown, fstat, fstatfs, makedev, openat2};
 use rustix::process::{Uid, ioctl_tiocsctty};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{OptionalActions, Termios, Winsize, tcsetattr, tcsetwinsize};
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 /// `DEVPTS_SUPER_MAGIC` of linux/magic.h.
@@ -49,24 +47,13 @@ impl Terminal {
         }
         fchown(&slave, Some(Uid::from_raw(uid)), None).context("cannot give a terminal to its user")?;
         ioctl_tiocsctty(&slave).context("cannot make a terminal the controlling one")?;
-        let sent = [master.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&sent)];
-        sendmsg::<()>(self.relay.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::MSG_NOSIGNAL, None)
-            .context("nobody passes on the terminal")?;
+        rights::send(&self.relay, &[0], [master.as_fd()]).context("nobody passes on the terminal")?;
         Ok(slave)
     }
 }
 
 /// The side of whoever passes on: waits for the terminal; `None` if there will be none.
 pub fn receive(relay: &UnixStream) -> Result<Option<OwnedFd>> {
-    let mut space = cmsg_space!([RawFd; 1]);
-    let mut byte = [0];
-    let mut slices = [IoSliceMut::new(&mut byte)];
-    let message = recvmsg::<()>(relay.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC);
-    let message = message.context("no terminal")?;
-    let fds = message.cmsgs().context("no terminal")?.find_map(|message| match message {
-        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-        _ => None,
-    });
-    fds.map(|fd| crate::sys::inherited(fd).context("no terminal")).transpose()
+    let (_, mut terminal) = rights::receive::<1>(relay, &mut [0]).context("no terminal")?;
+    Ok(terminal.pop())
 }
