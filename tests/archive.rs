@@ -23,11 +23,6 @@ fn import(host: &Host, options: &str, name: &str, file: &Path) -> Outcome {
     host.bash(&format!("virt-sandbox-service import {options} {name} <{}", file.display()))
 }
 
-fn definition(host: &Host, name: &str) -> Value {
-    let text = fs::read(host.path("config").join(format!("{name}.json"))).expect("a definition");
-    serde_json::from_slice(&text).expect("JSON")
-}
-
 /// Asserts that two trees differ in what says who they are, and where the host has its programs, and in nothing else.
 #[track_caller]
 fn assert_alike(host: &Host, from: &Path, to: &Path) {
@@ -60,7 +55,7 @@ fn a_service_moves_to_another_host_and_is_another_container_there() {
     let line = format!("virt-sandbox-service import {b} <{}", archive.display());
     let told = other.run(["script", "-qec", &line, "/dev/null"], "").ok();
     assert!(told.text().contains("left out, unless --mount gives it again: host-bind:/srv/host=/etc"), "{told}");
-    let (first, second) = (definition(&host, &a), definition(&other, &b));
+    let (first, second) = (host.defined(&a), other.defined(&b));
     let unit = format!("probe@{b}.service");
     assert_eq!(second["sbx"]["unit"]["names"], json!([unit]));
     assert_eq!(second["sbx"]["unit"]["switchedOff"][&unit], json!(["PrivateTmp"]));
@@ -500,7 +495,7 @@ fn a_definition_that_wants_the_host_gets_what_create_gives() {
     target.import("", &Archive::of(&hostile).end()).ok();
     host.service(&format!("create {twin} -- /bin/sleep 1000")).ok();
     let plain = |name: &str| {
-        let mut definition = definition(host, name);
+        let mut definition = host.defined(name);
         for (object, field) in [
             ("/sbx", "clone"),
             ("/sbx", "unit"),
@@ -515,7 +510,7 @@ fn a_definition_that_wants_the_host_gets_what_create_gives() {
         serde_json::from_str::<Value>(&definition.to_string().replace(name, "NAME")).expect("JSON")
     };
     assert_eq!(plain(&target.name), plain(&twin));
-    assert_eq!(definition(host, &target.name)["sbx"]["clone"], json!({ "from": "x" }));
+    assert_eq!(host.defined(&target.name)["sbx"]["clone"], json!({ "from": "x" }));
     host.service(&format!("start {}", target.name)).ok();
     host.service(&format!("stop {}", target.name)).ok();
     host.service(&format!("delete {}", target.name)).ok();

@@ -46,20 +46,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::{env, fs, thread};
 use support::{Host, skip};
 
-/// A host with a running container of one command.
-fn running(host: &Host, name: &str) -> String {
-    let name = host.name(name);
-    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
-    host.service(&format!("start {name}")).ok();
-    name
-}
-
-/// Edits a container's definition by a filter of jq's.
-fn edit(host: &Host, name: &str, filter: &str) {
-    let file = host.path("config").join(format!("{name}.json")).display().to_string();
-    host.run(["bash", "-c", "jq -c \"$1\" \"$2\" >new && cat new >\"$2\"", "edit", filter, &file], "").ok();
-}
-
 /// The verbs of virt-sandbox-service.
 const VERBS: [&str; 17] = [
     "create", "clone", "start", "stop", "enable", "disable", "list", "execute", "connect", "reload", "refresh",
@@ -110,7 +96,7 @@ impl<'a> Canary<'a> {
 fn links_that_root_inside_puts_into_its_file_systems_lead_no_tool_outside() {
     let host = Host::small();
     let mut canary = Canary::new(&host);
-    let name = running(&host, "a");
+    let name = host.running("a", "");
     let to = &canary.path;
     let plant =
         format!("ln -s {to} /dev/x; ln -s {to} /run/x; mv /etc/d /etc/old; ln -s {to} /etc/d; ln -s {to} /var/x");
@@ -180,7 +166,7 @@ fn a_place_that_is_exchanged_for_a_link_while_it_is_mounted_on_is_never_outside(
     );
     while_exchanged(&spot, &link, || canary.assert_reached(&naive));
     let count = if env::var("SBX_LONG").is_ok_and(|value| value == "1") { 10_000 } else { 200 };
-    let definition = host.path("config").join(format!("{name}.json")).display().to_string();
+    let definition = host.definition(&name).display().to_string();
     let starts = format!(
         "for ((i = 0; i < {count}; i++)); do
             rmdir {place}/deep {}/deep 2>/dev/null
@@ -252,8 +238,7 @@ fn masks_are_of_the_null_device_whatever_lies_in_its_place() {
     let name = host.name("a");
     host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
     host.bash("mkdir dev && cd dev && ln -s /proc/sys/kernel/core_pattern null && mkdir pts shm mqueue").ok();
-    let (dev, definition) =
-        (host.path("tmp/dev").display().to_string(), host.path("config").join(format!("{name}.json")));
+    let (dev, definition) = (host.path("tmp/dev").display().to_string(), host.definition(&name));
     let definition = definition.display().to_string();
     // As one could who binds the path.
     let naive = format!("mount --bind {dev}/null /proc/keys && cmp /proc/keys /proc/sys/kernel/core_pattern");
@@ -261,7 +246,7 @@ fn masks_are_of_the_null_device_whatever_lies_in_its_place() {
     let bound = format!(
         r#"(.mounts[] | select(.destination == "/dev")) = {{destination: "/dev", type: "bind", source: "{dev}"}}"#
     );
-    host.bash(&format!("jq -c '{bound}' {definition} >new && cat new >{definition}")).ok();
+    host.edit(&name, &bound);
     let core = host.line("cat /proc/sys/kernel/core_pattern").ok().text();
     let shown = format!(
         "pid=$(sbx-ns create <{definition} | sbx-fs mount | jq .sbx.state.holder.pid) && cd /proc/$pid/root &&
@@ -287,11 +272,11 @@ fn what_is_written_to_proc_arrives_whatever_is_mounted_there() {
     let name = host.name("a");
     // The mount below is the host's root's, which in another user namespace could make none.
     host.service(&format!("create --userns host {name} -- /bin/sleep 1000")).ok();
-    edit(&host, &name, ".process.oomScoreAdj = 500");
+    host.edit(&name, ".process.oomScoreAdj = 500");
     host.service(&format!("start {name}")).ok();
     let swallow = "mkdir -p /etc/proc/self /etc/proc/thread-self && touch /etc/proc/self/oom_score_adj \
         /etc/proc/thread-self/oom_score_adj && mount --bind /etc/proc /proc";
-    let enter = format!("nsenter --target {} --mount --pid --", holder(&host, &name));
+    let enter = format!("nsenter --target {} --mount --pid --", host.holder(&name));
     host.bash(&format!("{enter} sh -c '{swallow}'")).ok();
     let score = |command: &str, seconds: u32| {
         let find =
@@ -527,16 +512,12 @@ fn forge(host: &Host, name: &str, pid: &str) {
     host.bash(&script).ok();
 }
 
-fn holder(host: &Host, name: &str) -> String {
-    host.run(["sbx-ns", "show", name], "").ok().json()["sbx"]["state"]["holder"]["pid"].to_string()
-}
-
 #[test]
 fn a_record_of_a_process_that_is_not_in_the_containers_cgroup_is_neither_entered_nor_killed() {
     let host = Host::new();
-    let [name, other] = ["a", "b"].map(|name| running(&host, name));
+    let [name, other] = ["a", "b"].map(|name| host.running(name, ""));
     let bystander = host.bash("sleep 1000 >/dev/null 2>&1 & echo $!").ok().text();
-    for (pid, leads_to) in [(bystander, "/"), (holder(&host, &other), "/run/b")] {
+    for (pid, leads_to) in [(bystander, "/"), (host.holder(&other), "/run/b")] {
         host.inside(&other, "touch /run/b").ok();
         forge(&host, &name, &pid);
         // Who goes by the record comes out at another place.
@@ -565,7 +546,7 @@ fn a_record_of_a_process_that_is_not_in_the_containers_cgroup_is_neither_entered
 #[test]
 fn a_record_that_others_could_have_written_is_not_believed() {
     let host = Host::new();
-    let name = running(&host, "a");
+    let name = host.running("a", "");
     let file = state(&host, &name).display().to_string();
     let directory = host.path("runtime").join(&name).display().to_string();
     let forgeries = [
@@ -588,8 +569,8 @@ fn a_record_that_others_could_have_written_is_not_believed() {
 #[test]
 fn a_process_that_got_the_pid_of_one_that_has_ended_is_not_taken_for_it() {
     let host = Host::new();
-    let name = running(&host, "a");
-    let pid = holder(&host, &name);
+    let name = host.running("a", "");
+    let pid = host.holder(&name);
     let script = format!(
         "kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.01; done
         until echo $(({pid} - 1)) >/proc/sys/kernel/ns_last_pid; sleep 1000 >/dev/null 2>&1 & [ $! = {pid} ]; do kill $!; done"
@@ -611,7 +592,7 @@ fn a_document_that_asks_for_a_sysctl_is_refused_whatever_the_value() {
     let host = Host::new();
     let name = host.name("a");
     host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
-    let definition = host.path("config").join(format!("{name}.json")).display().to_string();
+    let definition = host.definition(&name).display().to_string();
     let core = "/proc/sys/kernel/core_pattern";
     let before = host.line(&format!("cat {core}")).ok().text();
     let sysctls = [
@@ -621,7 +602,7 @@ fn a_document_that_asks_for_a_sysctl_is_refused_whatever_the_value() {
         r#"{"kernel.core_pattern": "|/x"}"#,
     ];
     for sysctl in sysctls {
-        host.bash(&format!("jq -c '.linux.sysctl = {sysctl}' {definition} >new && cat new >{definition}")).ok();
+        host.edit(&name, &format!(".linux.sysctl = {sysctl}"));
         let key = if sysctl.contains("|/x") { "kernel.core_pattern" } else { "kernel.shm_rmid_forced" };
         let words = ["linux.sysctl", key, "cannot be set"];
         host.bash(&format!("sbx-ns create <{definition}")).assert_failure(1, "sbx-ns", &words);
@@ -662,7 +643,7 @@ fn no_hook_is_run_and_no_environment_crosses() {
     let hook = host.path("tmp/hook").display().to_string();
     let hooks = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
     let hooks = hooks.map(|kind| format!(r#"{kind}: [{{path: "{hook}"}}]"#)).join(", ");
-    edit(&host, &name, &format!(r#".hooks = {{{hooks}}} | .process.env += ["BASH_ENV={hook}"]"#));
+    host.edit(&name, &format!(r#".hooks = {{{hooks}}} | .process.env += ["BASH_ENV={hook}"]"#));
     let leak = "export LEAK=canary LD_LIBRARY_PATH=/canary; ";
     host.bash(&format!("{leak} grep -z canary /proc/self/environ")).ok();
     host.bash(&format!("{leak} virt-sandbox-service start {name}")).ok();
@@ -696,7 +677,7 @@ fn words_that_look_like_options_or_like_a_shells_are_words() {
         fs::write(&file, "#!/bin/sh\nprintf '%s|' ran \"$@\"\n").expect("a program");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("a mode");
     }
-    edit(&host, &name, r#".process.env |= map(select(startswith("PATH=") | not)) + ["PATH=/etc:/usr/bin"]"#);
+    host.edit(&name, r#".process.env |= map(select(startswith("PATH=") | not)) + ["PATH=/etc:/usr/bin"]"#);
     host.service(&format!("start {name}")).ok();
     let all: Vec<_> = words.iter().chain(&programs).copied().collect();
     for program in &all {
@@ -725,7 +706,7 @@ fn settings_beside_or_inside_a_root_are_not_read() {
     let name = host.name("a");
     host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
     let tree = host.tree(&name);
-    let definition = host.path("config").join(format!("{name}.json")).display().to_string();
+    let definition = host.definition(&name).display().to_string();
     let loose = ".process.noNewPrivileges = false | .process.rlimits = []";
     let settings = "[Exec]\nPrivateUsers=no\nNoNewPrivileges=no\nCapability=all\n[Files]\nBind=/\n";
     for place in ["etc/sbx", "run/sbx", "etc/systemd/nspawn", "root", ".", "..", "../.."] {
@@ -754,7 +735,7 @@ fn settings_beside_or_inside_a_root_are_not_read() {
     let before = privileges();
     assert!(before.contains("NoNewPrivs:\t1"), "{before}");
     // The same settings, where they are read.
-    edit(&host, &name, loose);
+    host.edit(&name, loose);
     assert!(privileges().contains("NoNewPrivs:\t0"));
 }
 
@@ -813,14 +794,14 @@ fn a_holders_program_cannot_be_written_and_it_is_small() {
     host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
     // A program of its own: one that runs elsewhere too could not be written anyway.
     fs::copy(support::binaries().join("sbx-ns"), host.path("bin/sbx-ns")).expect("a program");
-    let definition = host.path("config").join(format!("{name}.json")).display().to_string();
+    let definition = host.definition(&name).display().to_string();
     let start = "sbx-cg create | sbx-ns create | sbx-fs mount | sbx-exec boot >/dev/null 2>&1";
     host.bash(&format!("<{definition} {start}")).ok();
     let write = |pid: &str, end: &str| format!("exec 9</proc/{pid}/exe && {end}; echo x >>/proc/self/fd/9");
     // Whoever has it open can write to a program that has ended.
     let other = "cp /usr/bin/sleep . && { ./sleep 1000 & until [ /proc/$!/exe -ef sleep ]; do :; done; }";
     host.bash(&format!("{other}; {}", write("$!", "kill $!; wait $!"))).ok();
-    let holder = holder(&host, &name);
+    let holder = host.holder(&name);
     let share = format!("sed -nE 's/^Pss:\\s*([0-9]+) kB/\\1/p' /proc/{holder}/smaps_rollup");
     let kilobytes: u32 = host.bash(&share).ok().text().parse().expect("a number");
     assert!(kilobytes < 1024, "{kilobytes} KiB");
@@ -840,7 +821,7 @@ fn a_program_that_enters_a_container_cannot_be_written_there() {
     // Programs of their own: those that run elsewhere too could not be written anyway.
     fs::copy("/usr/bin/nsenter", host.path("tmp/enter")).expect("a program");
     fs::copy(support::binaries().join("sbx-exec"), host.path("bin/sbx-exec")).expect("a program");
-    let inside = format!("nsenter --target {} --mount --pid", holder(&host, &name));
+    let inside = format!("nsenter --target {} --mount --pid", host.holder(&name));
     let attack = |script: &str| {
         let find = format!("until pid=$(grep -lx {script} /proc/[0-9]*/comm | cut -d / -f 3) && [ $pid ]; do :; done");
         let busy = r#"case $said in *"file busy") ;; *) echo "$said" >&2; exit 1 ;; esac"#;
@@ -859,11 +840,11 @@ fn a_program_that_enters_a_container_cannot_be_written_there() {
 #[test]
 fn no_directory_of_the_hosts_is_entered_by_a_descriptor() {
     let host = Host::small();
-    let name = running(&host, "a");
+    let name = host.running("a", "");
     let here = host.path("tmp").display().to_string();
     let with_descriptors = |command: &str| host.bash(&format!("touch marker; exec 9<{here} 4</; {command}"));
     let careless =
-        format!("nsenter --target {} --mount --pid -- bash -c 'cd /proc/self/fd/9 && ls'", holder(&host, &name));
+        format!("nsenter --target {} --mount --pid -- bash -c 'cd /proc/self/fd/9 && ls'", host.holder(&name));
     assert!(with_descriptors(&careless).ok().text().contains("marker"));
     for number in 3..20 {
         for options in ["", "--user 33"] {
@@ -902,7 +883,7 @@ fn a_process_that_enters_shows_no_descriptor_of_the_hosts() {
     host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
     // More than the profile gives: the capability with which every process of its own can be traced.
     let add = |set: &str| format!(".process.capabilities.{set} += [\"CAP_SYS_PTRACE\"]");
-    edit(&host, &name, &["bounding", "effective", "permitted"].map(add).join(" | "));
+    host.edit(&name, &["bounding", "effective", "permitted"].map(add).join(" | "));
     host.service(&format!("start {name}")).ok();
     fs::write(host.tree(&name).join("root/traces"), TRACES).expect("a script");
     let traced = |enter: &str| {
@@ -913,7 +894,7 @@ fn a_process_that_enters_shows_no_descriptor_of_the_hosts() {
         );
         host.bash(&script).ok().text()
     };
-    let namespaces = format!("--target {} --user --mount --pid --setuid 0 --setgid 0", holder(&host, &name));
+    let namespaces = format!("--target {} --user --mount --pid --setuid 0 --setgid 0", host.holder(&name));
     let careless = traced(&format!("for i in {{1..10}}; do nsenter {namespaces} -- sleep 0.1; done"));
     assert!(careless.contains("reached") && careless.contains("canary"), "{careless}");
     let ours = format!(
@@ -929,7 +910,7 @@ fn a_process_that_enters_shows_no_descriptor_of_the_hosts() {
 #[test]
 fn a_user_is_the_exact_number_whatever_users_are_called() {
     let host = Host::small();
-    let name = running(&host, "a");
+    let name = host.running("a", "");
     for file in ["passwd", "group"] {
         let numbers =
             ["1000", "1", "0day", "+1", "-1", " 1", "4294967295"].map(|number| format!("{number}:x:0:0::/:\n"));
@@ -939,7 +920,7 @@ fn a_user_is_the_exact_number_whatever_users_are_called() {
         let execute = ["virt-sandbox-service", "execute", "--user", user, &name, "--", "bash", "-c"];
         host.run(execute.iter().chain(&["id -u; id -g; id -G"]), "")
     };
-    let root = format!("/proc/{}/root", holder(&host, &name));
+    let root = format!("/proc/{}/root", host.holder(&name));
     assert_eq!(host.run(["chroot", "--userspec", "1000", &root, "/usr/bin/id", "-u"], "").ok().text(), "0");
     for number in ["1000", "1", "54321"] {
         assert_eq!(id(number).ok().text(), [number; 3].join("\n"));
@@ -958,7 +939,7 @@ fn a_user_is_the_exact_number_whatever_users_are_called() {
 #[test]
 fn a_command_is_in_the_groups_of_its_user_and_in_no_other() {
     let host = Host::small();
-    let name = running(&host, "a");
+    let name = host.running("a", "");
     fs::write(host.tree(&name).join("etc/passwd"), "root:x:0:0::/root:\nweb:x:33:34::/:\n").expect("a file");
     let group = "root:x:0:\nweb:x:34:\nlog:x:4:other,web\nno:x:5:webx\nagain:x:4:web\nbad:x:6:web:\nmail:x:8:web\n";
     fs::write(host.tree(&name).join("etc/group"), group).expect("a file");
@@ -966,7 +947,7 @@ fn a_command_is_in_the_groups_of_its_user_and_in_no_other() {
         let argv = [&["setpriv", "--groups", "0,42", "--"], argv].concat();
         host.run(argv, "").ok().text()
     };
-    let enter = ["nsenter", "--target", &holder(&host, &name), "--mount", "--"];
+    let enter = ["nsenter", "--target", &host.holder(&name), "--mount", "--"];
     let careless = ["setpriv", "--reuid", "33", "--regid", "34", "--keep-groups", "id", "-G"];
     assert_eq!(with_groups(&[&enter, careless.as_slice()].concat()), "34 0 42");
     for (user, groups) in [("web", "34 4 8"), ("33", "34 4 8"), ("web:log", "4"), ("33:9", "9"), ("7", "7"), ("0", "0")]
@@ -989,22 +970,22 @@ fn a_command_is_in_the_groups_of_its_user_and_in_no_other() {
 #[test]
 fn no_variable_adds_a_line_to_passwd() {
     let host = Host::small();
-    let name = running(&host, "a");
+    let name = host.running("a", "");
     // As entrypoints do that give their user a name.
     let entrypoint = "echo \"me:x:$UID:0::$HOME:/bin/sh\" >>/etc/passwd; grep -c ^r::0:0: /etc/passwd";
     let passwd = host.tree(&name).join("etc/passwd");
     let before = fs::read(&passwd).expect("passwd");
     let home = "HOME=/\nr::0:0::/:";
-    let enter = ["nsenter", "--target", &holder(&host, &name), "--mount", "--", "env", home, "bash", "-c", entrypoint];
+    let enter = ["nsenter", "--target", &host.holder(&name), "--mount", "--", "env", home, "bash", "-c", entrypoint];
     assert_eq!(host.run(enter, "").ok().text(), "1");
     fs::write(&passwd, &before).expect("passwd");
     for variable in [home, "HOME=/:", "USER=r::0:0::/:\n", "LOGNAME=a:b", "SHELL=/bin/sh\nr::0:0::/:", "HOME", "=x"] {
         let execute = ["virt-sandbox-service", "execute", "--env", variable, &name, "--", "bash", "-c", entrypoint];
         host.run(execute, "").assert_failure(125, "sbx-exec", &["bad variable"]);
-        edit(&host, &name, &format!(".process.env += [{}]", serde_json::json!(variable)));
+        host.edit(&name, &format!(".process.env += [{}]", serde_json::json!(variable)));
         host.service(&format!("stop {name}")).ok();
         assert_eq!(host.service(&format!("start {name}")).code, 1, "{variable}");
-        edit(&host, &name, ".process.env |= .[:-1]");
+        host.edit(&name, ".process.env |= .[:-1]");
         host.service(&format!("start {name}")).ok();
     }
     assert_eq!(fs::read(&passwd).expect("passwd"), before);
@@ -1013,7 +994,7 @@ fn no_variable_adds_a_line_to_passwd() {
 #[test]
 fn a_signal_to_its_group_does_not_leave_the_container() {
     let host = Host::new();
-    let name = running(&host, "a");
+    let name = host.running("a", "");
     let script = |kill: &str| format!("sleep 1000 & {kill}; kill -0 $! && echo alive");
     host.bash(&script("bash -c 'kill -9 0'")).assert_code(137);
     let execute = format!("virt-sandbox-service execute {name} -- bash -c 'kill -9 0'");
@@ -1044,9 +1025,7 @@ fn a_command_may_have_fewer_capabilities_than_its_init_needs_to_start_it() {
     let host = Host::new();
     let name = host.name("a");
     host.service(&format!("create --uid 33 {name} -- /bin/sleep 1000")).ok();
-    let definition = host.path("config").join(format!("{name}.json"));
-    host.bash(&format!("jq -c '.process.capabilities = {{}}' {0} >{0}.tmp && mv {0}.tmp {0}", definition.display()))
-        .ok();
+    host.edit(&name, ".process.capabilities = {}");
     host.service(&format!("start {name}")).ok();
     let status = host.inside(&name, "sed -nE 's/^(Uid|CapEff|CapBnd):\\s*(\\S+).*/\\2/p' /proc/self/status").ok();
     assert_eq!(status.text(), "33\n0000000000000000\n0000000000000000");
@@ -1055,7 +1034,7 @@ fn a_command_may_have_fewer_capabilities_than_its_init_needs_to_start_it() {
 #[test]
 fn a_name_that_ends_like_a_lock_is_a_container_of_its_own() {
     let host = Host::new();
-    let (one, other) = (running(&host, "a"), running(&host, "a.lock"));
+    let (one, other) = (host.running("a", ""), host.running("a.lock", ""));
     assert_eq!(host.service("list --running").ok().text(), format!("{one}\n{other}"));
 }
 
@@ -1073,7 +1052,7 @@ fn an_init_that_does_not_get_ready_does_not_hold_boot_beyond_its_time() {
     fs::write(&source, wait).expect("a source");
     host.bash(&format!("gcc -D_GNU_SOURCE -shared -fPIC -o {} {}", library.display(), source.display())).ok();
     fs::write(host.tree(&name).join("etc/ld.so.preload"), "/etc/wait.so\n").expect("a file");
-    let definition = host.path("config").join(format!("{name}.json"));
+    let definition = host.definition(&name);
     let bring_up = "sbx-cg create | sbx-ns create | sbx-net up | sbx-fs mount";
     let begin = std::time::Instant::now();
     let boot = host.bash(&format!("<{} {bring_up} | sbx-exec boot --timeout 2", definition.display()));
@@ -1103,7 +1082,7 @@ fn cgroups_that_root_inside_has_made_deeper_than_a_path_is_long_are_removed() {
 #[test]
 fn there_is_no_audit_inside_rather_than_one_that_refuses() {
     let host = Host::new();
-    let name = running(&host, "a");
+    let name = host.running("a", "");
     let socket = |protocol| format!("perl -e 'socket(S, 16, 3, {protocol}) and print \"made\" or print $!'");
     // Of routes, then of audit: netlink(7).
     assert_eq!(host.inside(&name, &socket(0)).ok().text(), "made");

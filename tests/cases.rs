@@ -1,6 +1,5 @@
 //! Situations that administrators of other container tools met and reported.
 
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -202,8 +201,7 @@ fn nothing_of_the_caller_leaks_into_an_executed_command() {
         host.bash(&line).ok().text()
     };
     let environment: BTreeSet<String> = execute("env").lines().map(str::to_owned).collect();
-    let definition = fs::read(host.path("config").join(format!("{name}.json"))).expect("a definition");
-    let definition: Value = serde_json::from_slice(&definition).expect("a definition");
+    let definition = host.defined(&name);
     let given = definition["process"]["env"].as_array().expect("an environment").clone();
     let given = given.iter().map(|entry| entry.as_str().unwrap_or_default().to_owned());
     let known = ["HOME=/the/home", "SHELL=/bin/bash", "USER=root", "LOGNAME=root"].map(str::to_owned);
@@ -296,9 +294,7 @@ fn a_pid_file_is_there_as_long_as_its_command() {
 #[test]
 fn an_executed_command_is_as_confined_as_the_container() {
     let host = Host::new();
-    let name = host.name("a");
-    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
-    host.service(&format!("start {name}")).ok();
+    let name = host.running("a", "");
     let sleep = host.inside(&name, "grep -l '^sleep$' /proc/[0-9]*/comm | cut -d/ -f3").ok().text();
     let same = |file: &str| {
         let [theirs, own] = [sleep.as_str(), "self"].map(|pid| host.inside(&name, &format!("cat /proc/{pid}/{file}")));

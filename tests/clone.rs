@@ -1,16 +1,10 @@
 //! Containers that are made of others, and what is refused to be copied.
 
-use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Stdio};
 use support::Host;
-
-fn definition(host: &Host, name: &str) -> Value {
-    let text = fs::read(host.path("config").join(format!("{name}.json"))).expect("a definition");
-    serde_json::from_slice(&text).expect("JSON")
-}
 
 fn read(host: &Host, name: &str, file: &str) -> String {
     fs::read_to_string(host.tree(name).join(file)).expect(file)
@@ -32,7 +26,7 @@ fn a_clone_is_like_its_source_and_is_another() {
     host.service(&format!("clone {a} {b}")).ok();
 
     let unit = format!("probe@{b}.service");
-    let (first, second) = (definition(&host, &a), definition(&host, &b));
+    let (first, second) = (host.defined(&a), host.defined(&b));
     assert_eq!(second["sbx"]["unit"]["names"], serde_json::json!([unit]));
     assert_eq!(second["sbx"]["unit"]["switchedOff"][&unit], serde_json::json!(["PrivateTmp"]));
     assert_eq!(second["sbx"]["name"], b.as_str());

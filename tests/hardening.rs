@@ -17,19 +17,6 @@ const PODMANS: &str = "/usr/share/containers/seccomp.json";
 /// The first system call that Podman's filter, and what crun compiles one with, may be too old to name.
 const TOO_NEW: u32 = 449;
 
-/// A running container of one command.
-fn running(host: &Host, name: &str, options: &str) -> String {
-    let name = host.name(name);
-    host.service(&format!("create {options} {name} -- /bin/sleep 1000")).ok();
-    host.service(&format!("start {name}")).ok();
-    name
-}
-
-/// The process that holds a container's namespaces.
-fn holder(host: &Host, name: &str) -> String {
-    host.line(&format!("sbx-ns show {name}")).ok().json()["sbx"]["state"]["holder"]["pid"].to_string()
-}
-
 /// What the probe says in a container with these options: an answer for each question.
 fn probe(host: &Host, name: &str, options: &str) -> BTreeMap<String, String> {
     let place = host.path("tmp").join("probe");
@@ -39,7 +26,7 @@ fn probe(host: &Host, name: &str, options: &str) -> BTreeMap<String, String> {
         let made = Command::new("cc").args(["-static", "-O1", "-o"]).arg(place.join("probe")).arg(source).status();
         assert!(made.expect("cc").success());
     }
-    let name = running(host, name, &format!("-m host-bind:/srv/probe={},ro {options}", place.display()));
+    let name = host.running(name, &format!("-m host-bind:/srv/probe={},ro {options}", place.display()));
     let said = host.line(&format!("virt-sandbox-service execute {name} -- /srv/probe/probe")).ok().text();
     host.service(&format!("stop {name}")).ok();
     answers(&said)
@@ -150,7 +137,7 @@ fn an_oci_runtime_answers_by_a_definitions_filter_as_we_do() {
     let host = Host::small();
     let name = host.name("a");
     let ours = probe(&host, "a", "--userns host");
-    let definition = host.path("config").join(format!("{name}.json"));
+    let definition = host.definition(&name);
     // crun does not know a host with cgroups of both versions.
     host.bash("! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified").ok();
     host.line("mkdir -m 0700 /run/crun").ok();
@@ -178,7 +165,7 @@ fn an_oci_runtime_answers_by_a_definitions_filter_as_we_do() {
 fn a_program_inside_finds_the_rest_of_what_the_page_says() {
     let host = Host::small();
     let page = page();
-    let name = running(&host, "a", "--userns auto");
+    let name = host.running("a", "--userns auto");
     let inside = |script: &str| host.inside(&name, script).ok().text();
     let found = |script: &str| -> BTreeSet<String> { inside(script).lines().map(str::to_owned).collect() };
 
@@ -198,7 +185,7 @@ fn a_program_inside_finds_the_rest_of_what_the_page_says() {
     let own: BTreeSet<_> =
         namespaces.iter().filter(|(kind, _)| is_own(kind)).map(|(_, name)| name.to_string()).collect();
     assert_eq!(words(&line(&page, "namespaces")[0]), own);
-    let outside = host.bash(&format!("stat -c %u /proc/{}", holder(&host, &name))).ok().text();
+    let outside = host.bash(&format!("stat -c %u /proc/{}", host.holder(&name))).ok().text();
     assert!(outside.parse::<u32>().is_ok_and(|id| id >= 65536), "{outside}");
     assert_eq!(inside("ls /sys/class/net"), "lo");
 
@@ -331,7 +318,7 @@ fn no_capability_is_inherited_whatever_is_added() {
         ("c", "--cap -all", "0000000000000000"),
         ("d", "--profile strict --cap kill", "0000000000000020"),
     ] {
-        let name = running(&host, name, options);
+        let name = host.running(name, options);
         let none = "0000000000000000";
         let expected = format!("CapAmb:{none}\nCapBnd:{held}\nCapInh:{none}\nCapPrm:{held}");
         assert_eq!(host.inside(&name, sets).ok().text(), expected, "{options}");
@@ -343,9 +330,8 @@ fn no_capability_is_inherited_whatever_is_added() {
 #[test]
 fn what_changes_the_host_is_not_opened_for_writing() {
     let host = Host::small();
-    let name = running(&host, "a", "--userns host");
-    let definition = fs::read(host.path("config").join(format!("{name}.json"))).expect("a definition");
-    let doc: serde_json::Value = serde_json::from_slice(&definition).expect("JSON");
+    let name = host.running("a", "--userns host");
+    let doc = host.defined(&name);
     let of = |key: &str| doc["linux"][key].as_array().expect(key).clone();
     let (mut opened, mut refused) = (0, 0);
     let files = "find $0 -xdev -maxdepth 3 -type f -perm /222 2>/dev/null | head -n 40";
@@ -379,8 +365,8 @@ fn neither_namespaces_nor_hierarchies_are_made_inside() {
         ("mount -t tmpfs none /mnt && umount /mnt", "permission denied"),
         ("hostname other && hostname \"$HOSTNAME\"", "must be root"),
     ];
-    let weak = running(&host, "weak", WEAK);
-    let plain = running(&host, "plain", "");
+    let weak = host.running("weak", WEAK);
+    let plain = host.running("plain", "");
     for (attack, why) in attacks {
         host.inside(&weak, attack).ok();
         let refused = host.inside(&plain, attack);
@@ -400,7 +386,7 @@ fn neither_namespaces_nor_hierarchies_are_made_inside() {
 #[test]
 fn nothing_of_the_container_is_loaded_before_the_command() {
     let host = Host::small();
-    let name = running(&host, "a", "");
+    let name = host.running("a", "");
     host.inside(&name, "echo /root/evil.so >/etc/ld.so.preload; touch /root/evil.so").ok();
     let trace = |command: &str| host.bash(&format!("strace -f -qq -e trace=openat,open,openat2,execve {command} 2>&1"));
     let tree = host.tree(&name).display().to_string();

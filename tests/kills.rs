@@ -469,9 +469,7 @@ fn a_stop_that_is_killed_at_any_kind_of_call_is_ended_by_delete() {
 fn an_execute_that_is_killed_at_any_kind_of_call_leaves_the_container_as_it_was() {
     if can_trace() {
         let host = Host::small();
-        let name = host.name("x");
-        host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
-        host.service(&format!("start {name}")).ok();
+        let name = host.running("x", "");
         let line = format!("virt-sandbox-service execute {name} -- true");
         let (verb, before) = (Verb::new(&host, &line), host.snapshot());
         verb.kill_all(
@@ -488,9 +486,7 @@ fn an_execute_that_is_killed_at_any_kind_of_call_leaves_the_container_as_it_was(
 fn a_set_that_is_killed_at_any_kind_of_call_is_done_by_the_next_one() {
     if can_trace() {
         let host = Host::small();
-        let name = host.name("x");
-        host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
-        host.service(&format!("start {name}")).ok();
+        let name = host.running("x", "");
         let [other, set] = [96, 64].map(|n| format!("virt-sandbox-service set --memory {n}M --pids {n} {name}"));
         host.bash(&set).ok();
         let limits = || {

@@ -41,7 +41,7 @@ fn limits_that_are_set_on_a_running_container_hold_at_once_and_after_a_restart()
     }
     assert_eq!((limits(&host, &name), sizes(&host, &name)), (expected, small));
     // What an administrator has edited.
-    let definition = host.path("config").join(format!("{name}.json"));
+    let definition = host.definition(&name);
     let text = fs::read_to_string(&definition).expect("a definition").replace("\"limit\":34", "\"limit\":35");
     fs::write(&definition, text).expect("a definition");
     host.service(&format!("set {name}")).ok();
@@ -54,11 +54,9 @@ fn limits_that_are_set_on_a_running_container_hold_at_once_and_after_a_restart()
 #[test]
 fn a_limit_that_a_running_container_could_not_bear_is_refused_and_nothing_changes() {
     let host = Host::new();
-    let name = host.name("a");
-    host.service(&format!("create --memory 128M {name} -- /bin/sleep 1000")).ok();
-    host.service(&format!("start {name}")).ok();
+    let name = host.running("a", "--memory 128M");
     host.inside(&name, "head -c 20M /dev/zero >/tmp/x").ok();
-    let (definition, unit) = (host.path("config").join(format!("{name}.json")), host.path("units"));
+    let (definition, unit) = (host.definition(&name), host.path("units"));
     let unit = unit.join(format!("{name}_sandbox.service"));
     let texts = || [&definition, &unit].map(|path| fs::read(path).expect("a file"));
     let before = (texts(), limits(&host, &name), sizes(&host, &name));

@@ -20,14 +20,9 @@ fn begin(host: &Host, name: &str, options: &str) -> Outcome {
 const SETTINGS: &str =
     "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/*/{forwarding,accept_ra}; nft list ruleset";
 
-/// The pid of a container's holder.
-fn holder(host: &Host, name: &str) -> i64 {
-    host.line(&format!("sbx-ns show {name}")).ok().json()["sbx"]["state"]["holder"]["pid"].as_i64().expect("a pid")
-}
-
 /// A script in a container's network namespace, with all that its container may not do.
 fn within(host: &Host, name: &str, script: &str) -> Outcome {
-    let pid = holder(host, name).to_string();
+    let pid = host.holder(name);
     host.run(["nsenter", "--target", &pid, "--net", "--", "bash", "-c", script], "")
 }
 
@@ -142,7 +137,7 @@ fn up_and_remove_are_done_once_and_leave_nothing_on_any_way() {
 
     // Its holder is killed, and the machine's links go with it; the rest is found.
     begin(&host, &name, "--network dhcp").ok();
-    host.bash(&format!("kill -KILL {}", holder(&host, &name))).ok();
+    host.bash(&format!("kill -KILL {}", host.holder(&name))).ok();
     end(&host, &name);
     host.assert_as(&before, "kill");
     assert_eq!(host.bash(SETTINGS).ok().text(), set);
@@ -223,7 +218,7 @@ fn what_is_sent_by_a_lie_is_dropped_and_counted() {
         let script = format!(
             "timeout 1 socat -u UDP4-RECV:999 - | head -c 4 & until ss -Hlun sport = :999 | grep -q .; do sleep 0.02; done
              echo hear | nsenter --target {} --net -- socat -u - UDP4-SENDTO:{to}; wait",
-            holder(&host, &liar)
+            host.holder(&liar)
         );
         host.bash(&script).text()
     };
@@ -362,7 +357,7 @@ fn set_changes_who_may_connect_at_once_or_nothing() {
     assert_eq!((lan(8080), lan(8082)), ("192.0.2.2".into(), String::new()));
     host.service(&format!("set --publish 8082:80 {first}")).ok();
     assert_eq!((lan(8080), lan(8082)), (String::new(), "192.0.2.2".into()));
-    let definition = || fs::read(host.path("config").join(format!("{first}.json"))).expect("a definition");
+    let definition = || fs::read(host.definition(&first)).expect("a definition");
     let rules = || host.line("nft list ruleset").ok().text().replace(|c: char| c.is_ascii_digit(), "");
     let before = (definition(), rules());
     let refused = host.service(&format!("set --publish 8081:80 --egress none {first}"));
@@ -467,7 +462,7 @@ fn a_container_joins_anothers_network_or_has_the_hosts() {
     let network = |name: &str| within(&host, name, "readlink /proc/self/ns/net").ok().text();
     assert_eq!(network(&first), network(&second));
     begin(&host, &third, "--network host").ok();
-    let of = format!("readlink /proc/{}/ns/net", holder(&host, &third));
+    let of = format!("readlink /proc/{}/ns/net", host.holder(&third));
     assert_eq!(host.line(&of).ok().text(), host.line("readlink /proc/self/ns/net").ok().text());
     // So has one of a service, with a file system that shows it.
     for (network, expected) in [(format!("container={first}"), "eth0\nlo"), ("host".into(), "lo\nsbx0")] {

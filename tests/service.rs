@@ -221,9 +221,7 @@ fn reload_reloads_the_unit_inside() {
 fn a_command_runs_in_a_container_without_systemd() {
     let host = Host::new();
     let before = host.snapshot();
-    let name = host.name("job");
-    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
-    host.service(&format!("start {name}")).ok();
+    let name = host.running("job", "");
     // PID 1 is the holder, which forwards signals and reaps.
     let processes = host.inside(&name, "all=$(cat /proc/[0-9]*/comm) && sort <<<\"$all\"").ok().text();
     assert_eq!(processes, "bash\ncat\nsbx-ns\nsleep");

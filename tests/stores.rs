@@ -77,9 +77,7 @@ fn an_image_holds_its_size_and_no_more_and_its_device_ends_with_the_container() 
     // A step that needs the tree takes the running one: there is no second mount of it.
     host.service(&format!("diff {name}")).ok();
     assert_eq!(loops(&host, &name), 1);
-    let holder = host.line(&format!("sbx-ns show {name}")).ok().json()["sbx"]["state"]["holder"]["pid"].as_i64();
-    let holder = holder.and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 1).expect("a holder");
-    host.line(&format!("kill -9 {holder}")).ok();
+    host.line(&format!("kill -9 {}", host.holder(&name))).ok();
     let deadline = Instant::now() + Duration::from_secs(10);
     while loops(&host, &name) > 0 {
         assert!(Instant::now() < deadline, "the loop device stays");
@@ -272,7 +270,7 @@ fn a_tree_of_one_store_can_be_cloned_into_another() {
     let host = Host::new();
     let [name, other] = ["a", "b"].map(|name| host.name(name));
     host.service(&format!("create --store overlay {name} -- /bin/sleep 1000")).ok();
-    let definition = host.path("config").join(format!("{name}.json")).display().to_string();
+    let definition = host.definition(&name).display().to_string();
     let filter = format!(".sbx.name = \"{other}\" | del(.root, .sbx.store)");
     host.bash(&format!("jq -c '{filter}' {definition} | sbx-fs layout | sbx-fs clone --from {name} >document")).ok();
     assert!(host.tree(&other).join("etc/passwd").is_file());

@@ -184,6 +184,37 @@ impl Host {
         self.run(words, "")
     }
 
+    /// A running container of one command, made with these options of create: its name.
+    pub fn running(&self, name: &str, options: &str) -> String {
+        let name = self.name(name);
+        self.service(&format!("create {options} {name} -- /bin/sleep 1000")).ok();
+        self.service(&format!("start {name}")).ok();
+        name
+    }
+
+    /// The pid of a running container's holder: one that may be signalled.
+    pub fn holder(&self, name: &str) -> String {
+        let pid = self.run(["sbx-ns", "show", name], "").ok().json()["sbx"]["state"]["holder"]["pid"].as_i64();
+        pid.filter(|pid| *pid > 1).expect("a holder").to_string()
+    }
+
+    /// The file of a container's definition.
+    pub fn definition(&self, name: &str) -> PathBuf {
+        self.path("config").join(format!("{name}.json"))
+    }
+
+    /// What a container's definition says.
+    pub fn defined(&self, name: &str) -> Value {
+        let text = fs::read(self.definition(name)).expect("a definition");
+        serde_json::from_slice(&text).expect("JSON")
+    }
+
+    /// Changes a container's definition by a filter of jq's.
+    pub fn edit(&self, name: &str, filter: &str) {
+        let file = self.definition(name).display().to_string();
+        self.run(["bash", "-c", "jq -c \"$1\" \"$2\" >new && cat new >\"$2\" && rm new", "edit", filter, &file], "").ok();
+    }
+
     /// A script inside a running container.
     pub fn inside(&self, name: &str, script: &str) -> Outcome {
         self.run(["virt-sandbox-service", "execute", name, "--", "bash", "-c", script], "")

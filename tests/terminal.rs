@@ -115,9 +115,7 @@ fn modes(terminal: &OwnedFd) -> String {
 /// A host with a running container of one command.
 fn running() -> (Host, String) {
     let host = Host::small();
-    let name = host.name("a");
-    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
-    host.service(&format!("start {name}")).ok();
+    let name = host.running("a", "");
     (host, name)
 }
 
@@ -309,10 +307,9 @@ fn nothing_inside_types_on_the_callers_terminal() {
     let (host, name) = running();
     // The profile forbids it; here it is not what stops it.
     host.service(&format!("stop {name}")).ok();
-    let definition = host.path("config").join(format!("{name}.json")).display().to_string();
-    host.bash(&format!("jq -c 'del(.linux.seccomp)' {definition} >new && cat new >{definition}")).ok();
+    host.edit(&name, "del(.linux.seccomp)");
     host.service(&format!("start {name}")).ok();
-    let holder = host.run(["sbx-ns", "show", &name], "").ok().json()["sbx"]["state"]["holder"]["pid"].to_string();
+    let holder = host.holder(&name);
     let careless = format!("nsenter --target {holder} --mount --pid -- {TYPES}");
     let ours = format!("virt-sandbox-service execute {name} -- {TYPES}");
     let apart = format!("{ours} 2>/dev/null");
@@ -336,7 +333,7 @@ fn no_link_inside_is_opened_for_a_terminal() {
     ))
     .ok();
     // Whoever opens a terminal by its path opens what root inside has put there.
-    let holder = host.run(["sbx-ns", "show", &name], "").ok().json()["sbx"]["state"]["holder"]["pid"].to_string();
+    let holder = host.holder(&name);
     let careless = format!(
         "nsenter --target {holder} --mount -- bash -c 'echo reached >/dev/ptmx'; cat {}",
         host.tree(&name).join("etc/canary").display()

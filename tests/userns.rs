@@ -16,19 +16,6 @@ fn can_map() -> bool {
     can
 }
 
-/// A running container of one command, with a user namespace or without.
-fn running(host: &Host, name: &str, users: &str) -> String {
-    let name = host.name(name);
-    host.service(&format!("create --userns {users} {name} -- /bin/sleep 1000")).ok();
-    host.service(&format!("start {name}")).ok();
-    name
-}
-
-/// The pid of a container's first process, as the host has it.
-fn pid(host: &Host, name: &str) -> String {
-    host.line(&format!("sbx-ns show {name}")).ok().json()["sbx"]["state"]["holder"]["pid"].to_string()
-}
-
 /// The first user and group of a container, as its claim says.
 fn first(host: &Host, name: &str) -> u32 {
     let claims =
@@ -49,24 +36,24 @@ fn root_inside_is_nobody_outside_and_in_another_container() {
         return;
     }
     let host = Host::new();
-    let names = ["a", "b"].map(|name| running(&host, name, "auto"));
+    let names = ["a", "b"].map(|name| host.running(name, "--userns auto"));
     let [one, other] = [0, 1].map(|index| first(&host, &names[index]));
     assert!(one.abs_diff(other) >= 65_536, "{one} {other}");
     for (name, first) in names.iter().zip([one, other]) {
-        let ids = host.bash(&format!("sed -nE 's/^(Uid|Gid):\\s*//p' /proc/{}/status", pid(&host, name))).ok().text();
+        let ids = host.bash(&format!("sed -nE 's/^(Uid|Gid):\\s*//p' /proc/{}/status", host.holder(name))).ok().text();
         let four = [first; 4].map(|id| id.to_string()).join("\t");
         assert_eq!(ids, format!("{four}\n{four}"));
         assert_eq!(host.inside(name, "id -u; id -g; id -G").ok().text(), "0\n0\n0");
         host.inside(name, "umask 077 && echo secret >/root/secret && echo secret >/tmp/secret").ok();
     }
-    let [plain, same] = ["c", "d"].map(|name| running(&host, name, "host"));
+    let [plain, same] = ["c", "d"].map(|name| host.running(name, "--userns host"));
     for name in [&plain, &same] {
         host.inside(name, "umask 077 && echo secret >/root/secret && echo secret >/tmp/secret").ok();
     }
     // Root of one container without any capability, as if it had got out of its namespaces and into another's mounts.
     let drop = "--clear-groups --inh-caps -all --bounding-set -all";
     let escaped = |id: u32, name: &str, command: &str| {
-        let pid = pid(&host, name);
+        let pid = host.holder(name);
         host.bash(&format!("nsenter --target {pid} --mount setpriv --reuid {id} --regid {id} {drop} {command}"))
     };
     for attack in ["cat /tmp/secret", "cat /root/secret", "chmod 0644 /tmp/secret", "touch /etc/passwd"] {
@@ -76,7 +63,7 @@ fn root_inside_is_nobody_outside_and_in_another_container() {
         escaped(0, &same, attack).ok();
     }
     let signal = |id: u32, name: &str| {
-        host.bash(&format!("setpriv --reuid {id} --regid {id} {drop} bash -c 'kill -0 {}'", pid(&host, name)))
+        host.bash(&format!("setpriv --reuid {id} --regid {id} {drop} bash -c 'kill -0 {}'", host.holder(name)))
     };
     signal(one, &names[0]).ok();
     signal(one, &names[1]).assert_code(1);
@@ -145,8 +132,7 @@ fn no_user_namespace_is_made_inside_whatever_the_profile() {
         let refused = host.inside(&name, "unshare --user true").assert_code(1);
         assert!(refused.stderr.contains("Operation not permitted"), "{refused}");
         host.service(&format!("stop {name}")).ok();
-        let definition = host.path("config").join(format!("{name}.json")).display().to_string();
-        host.bash(&format!("jq -c 'del(.linux.seccomp)' {definition} >x && mv x {definition}")).ok();
+        host.edit(&name, "del(.linux.seccomp)");
         host.service(&format!("start {name}")).ok();
         let outcome = host.inside(&name, "unshare --user true");
         if users == "host" {
@@ -170,7 +156,7 @@ fn ids_are_nobodys_but_one_containers_until_it_is_deleted() {
     let before = host.snapshot();
     let create = |name: &str, users: &str| host.service(&format!("create --userns {users} {name} -- /bin/sleep 1000"));
     create(&name, "600000:1200000:1000").ok();
-    let definition = host.path("config").join(format!("{name}.json")).display().to_string();
+    let definition = host.definition(&name).display().to_string();
     let mapping = host.bash(&format!("jq -c .linux.gidMappings {definition}")).ok().json();
     assert_eq!(mapping, json!([{ "containerID": 0, "hostID": 1_200_000, "size": 1000 }]));
     let taken = host.snapshot();
@@ -192,7 +178,7 @@ fn ids_are_nobodys_but_one_containers_until_it_is_deleted() {
     create(&other, "601000:1201000:1000").ok();
     host.service(&format!("delete {other}")).ok();
     // One that nobody has claimed, or that is another's, is not believed.
-    host.bash(&format!("jq -c '.linux.uidMappings[0].hostID = 610000' {definition} >x && mv x {definition}")).ok();
+    host.edit(&name, ".linux.uidMappings[0].hostID = 610000");
     let start = host.service(&format!("start {name}")).assert_code(1);
     assert!(start.stderr.contains("does not hold the ids 610000:1200000:1000"), "{start}");
     // What ends a container leaves them to it, and a clone has ids of its own.
@@ -275,8 +261,7 @@ fn users_are_the_hosts_where_something_shared_cannot_have_other_ids_and_that_is_
         let created = host.service(&format!("create {options} {name} -- /bin/true"));
         let said = created.stderr.trim_end().to_owned();
         created.ok();
-        let file = host.path("config").join(format!("{name}.json"));
-        let doc: serde_json::Value = serde_json::from_slice(&fs::read(file).expect("a definition")).expect("JSON");
+        let doc = host.defined(&name);
         host.service(&format!("delete {name}")).ok();
         let kinds = doc["linux"]["namespaces"].as_array().expect("namespaces").iter().map(|one| one["type"].clone());
         (kinds.filter(|kind| kind == "user").count() == 1, said.replace(&name, "NAME"))

@@ -10,7 +10,7 @@ fn label(host: &Host, name: &str) -> String {
 
 /// The labels of the files of a container that runs, but for those of its mounts.
 fn labels(host: &Host, name: &str) -> String {
-    let holder = host.bash(&format!("sbx-ns show {name} | jq .sbx.state.holder.pid")).ok().text();
+    let holder = host.holder(name);
     host.bash(&format!("cd /proc/{holder}/root && find etc var -printf '%Z\n' | sort -u")).ok().text()
 }
 

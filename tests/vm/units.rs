@@ -29,7 +29,7 @@ fn a_group_starts_and_stops_its_containers_and_the_hosts_service_reloads_them_an
     host.line("systemctl start apache2_sandbox.target").ok();
     assert_eq!(host.service("list -r").ok().text(), format!("{a}\n{b}"));
     for name in [&a, &b] {
-        let holder = host.run(["sbx-ns", "show", name], "").ok().json()["sbx"]["state"]["holder"]["pid"].to_string();
+        let holder = host.holder(name);
         assert_eq!(property(&host, &format!("{name}_sandbox"), "MainPID"), holder);
         let journal = host.bash(&format!("journalctl --merge --quiet _HOSTNAME={name} --unit apache2")).ok().text();
         assert!(journal.contains("Started apache2.service"), "{journal}");
