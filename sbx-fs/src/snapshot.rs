@@ -7,7 +7,7 @@ use crate::look::attributes_of;
 use crate::manifest::{digest, hexadecimal};
 use crate::tree;
 use anyhow::{Context, Result};
-use rustix::fs::{FileType, FlockOperation, flock, readlinkat, syncfs};
+use rustix::fs::{FileType, readlinkat, syncfs};
 use sbx::tree::{Id, Node, walk};
 use sbx::{Name, store, tool};
 use sha2::{Digest, Sha256};
@@ -99,11 +99,10 @@ fn lock(directory: &Path) -> Result<File> {
                 Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
                 _ => {}
             }
-            let file = match File::open(directory) {
+            let file = match store::lock(directory) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 file => file?,
             };
-            flock(&file, FlockOperation::LockExclusive)?;
             // Whoever removes the last snapshot removes the directory too: then this is a lock on nothing.
             let there = fs::metadata(directory).map(|there| (there.dev(), there.ino())).ok();
             let locked = file.metadata()?;

@@ -99,18 +99,10 @@ fn check(network: &Network) -> Result<()> {
     let has_rules = !network.publish.is_empty() || !network.allow.is_empty() || network.egress.is_some();
     ensure!(ours == 1 || !has_rules, "sbx.net: publish, allow and egress go with an interface of source=default");
     for (place, publish) in network.publish.iter().enumerate() {
-        let same = |other: &Publish| {
-            (other.host, other.protocol) == (publish.host, publish.protocol)
-                && (other.address.is_none() || publish.address.is_none() || other.address == publish.address)
-        };
         let is_loopback = publish.address.is_some_and(|address| address.is_ipv6() && address.is_loopback());
         ensure!(!is_loopback, "sbx.net.publish: ::1 cannot lead elsewhere: 127.0.0.1 can");
-        ensure!(
-            !network.publish[..place].iter().any(same),
-            "sbx.net.publish: port {}/{} is there twice",
-            publish.host,
-            publish.protocol.as_str()
-        );
+        let is_twice = network.publish[..place].iter().any(|other| other.overlaps(publish));
+        ensure!(!is_twice, "sbx.net.publish: port {} is there twice", publish.port_of_host());
     }
     Ok(())
 }

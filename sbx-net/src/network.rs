@@ -138,6 +138,19 @@ impl Protocol {
     }
 }
 
+impl Publish {
+    /// Whether both take one port of one address of the host.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let is_one_address = self.address.is_none() || other.address.is_none() || self.address == other.address;
+        (self.host, self.protocol) == (other.host, other.protocol) && is_one_address
+    }
+
+    /// The host's port, as it is said: `80/tcp`.
+    pub fn port_of_host(&self) -> String {
+        format!("{}/{}", self.host, self.protocol.as_str())
+    }
+}
+
 impl FromStr for Publish {
     type Err = String;
 

@@ -10,14 +10,9 @@ use std::net::{IpAddr, Ipv6Addr};
 /// Refuses a port that another container or a process of the host has, and names it.
 pub fn check(name: &Name, wanted: &[Publish], others: &[Record]) -> Result<()> {
     for publish in wanted {
-        let port = format!("{}/{}", publish.host, publish.protocol.as_str());
-        let holder = others.iter().filter(|other| other.name.0 != *name).find(|other| {
-            other.publish.iter().any(|taken| {
-                (taken.host, taken.protocol) == (publish.host, publish.protocol)
-                    && (taken.address.is_none() || publish.address.is_none() || taken.address == publish.address)
-            })
-        });
-        if let Some(holder) = holder {
+        let port = publish.port_of_host();
+        let mut others = others.iter().filter(|other| other.name.0 != *name);
+        if let Some(holder) = others.find(|other| other.publish.iter().any(|taken| taken.overlaps(publish))) {
             bail!("port {port} of the host is published by container {}", holder.name.0);
         }
         for suffix in ["", "6"] {

@@ -3,15 +3,13 @@
 
 use crate::network::{Address, DEFAULT, Egress, Mac, Mode, Publish, Text};
 use anyhow::{Context, Result};
-use rustix::fs::{FlockOperation, Mode as FileMode, OFlags, flock, open};
 use sbx::process::Recorded;
 use sbx::{Name, store};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// What a container has.
@@ -92,15 +90,10 @@ impl Record {
 }
 
 /// Nobody else changes networks of this host as long as there is the descriptor.
-pub fn lock() -> Result<OwnedFd> {
+pub fn lock() -> Result<File> {
     let directory = store::runtime_dir();
-    let locked = || {
-        DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-        let file = open(&directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())?;
-        flock(&file, FlockOperation::LockExclusive)?;
-        std::io::Result::Ok(file)
-    };
-    locked().with_context(|| format!("cannot lock {}", directory.display()))
+    let locked = store::make(&directory).and_then(|()| store::lock(&directory));
+    locked.with_context(|| format!("cannot lock {}", directory.display()))
 }
 
 /// No container's name begins with a dot.
@@ -130,7 +123,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 pub fn write<T: Serialize>(path: &Path, record: &T) -> Result<()> {
     let new = path.with_extension("new");
     let write = || {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory())?;
+        store::make(&directory())?;
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&serde_json::to_vec(record)?)?;
         fs::rename(&new, path)

@@ -15,10 +15,10 @@ use sbx::{Document, Name, namespace, program, store, sys, tool};
 use serde_json::json;
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
@@ -208,8 +208,7 @@ fn holder_of(name: &Name) -> Result<Option<(Document, Live)>> {
 fn listen(name: &Name) -> Result<UnixListener> {
     remove(name)?;
     let directory = store::runtime(name);
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-    made.with_context(|| format!("cannot make {}", directory.display()))?;
+    store::make(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let path = store::control(name);
     UnixListener::bind(&path).with_context(|| format!("cannot make the socket {}", path.display()))
 }

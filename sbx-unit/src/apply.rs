@@ -6,7 +6,7 @@ use crate::place::{self, Owner, enabling_links, open, owner, put, unfinished, un
 use crate::unit::{self, LASTING, VOLATILE};
 use crate::{group, journal};
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{FlockOperation, RenameFlags, flock};
+use rustix::fs::RenameFlags;
 use rustix::process::{chdir, chroot};
 use sbx::passwd::{self, Identity};
 use sbx::{Document, Name, host, inner, storage, store, tool};
@@ -125,14 +125,9 @@ fn properties(unit: &str) -> PathBuf {
 
 /// Containers of other names come and go meanwhile, and share a group's target.
 fn lock(directory: &Path) -> Result<Option<File>> {
-    let failed = || format!("cannot lock {}", directory.display());
-    match File::open(directory) {
+    match store::lock(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        file => {
-            let file = file.with_context(failed)?;
-            flock(&file, FlockOperation::LockExclusive).with_context(failed)?;
-            Ok(Some(file))
-        }
+        file => file.map(Some).with_context(|| format!("cannot lock {}", directory.display())),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{Name, store};
 use anyhow::{Context, Result};
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 /// The registry of one kind of thing.
@@ -44,12 +44,7 @@ impl Claims {
     /// Keeps others from taking any, as long as the descriptor is open: for things that may overlap.
     pub fn lock(&self) -> Result<fs::File> {
         self.make()?;
-        let lock = || -> std::io::Result<_> {
-            let dir = fs::File::open(&self.dir)?;
-            rustix::fs::flock(&dir, rustix::fs::FlockOperation::LockExclusive)?;
-            Ok(dir)
-        };
-        lock().with_context(|| format!("cannot lock {}", self.dir.display()))
+        store::lock(&self.dir).with_context(|| format!("cannot lock {}", self.dir.display()))
     }
 
     /// Takes the first free one of `candidates` for `owner`; `None` if there is none.
@@ -66,8 +61,7 @@ impl Claims {
     }
 
     fn make(&self) -> Result<()> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
-        made.with_context(|| format!("cannot make {}", self.dir.display()))
+        store::make(&self.dir).with_context(|| format!("cannot make {}", self.dir.display()))
     }
 
     /// Gives back whatever `owner` holds. Nothing to give back is a success.

@@ -146,10 +146,9 @@ impl Confinement {
         };
         self.at_home = command.args.is_empty() && command.cwd.is_none();
         self.args = strings(command.args, "the command")?;
-        for variable in variables(strings(command.env, "the environment")?)? {
-            self.env.retain(|other| name(other) != name(&variable));
-            self.env.push(variable);
-        }
+        variables(strings(command.env, "the environment")?)?
+            .into_iter()
+            .for_each(|variable| set(&mut self.env, variable));
         if let Some(cwd) = strings(Vec::from_iter(command.cwd), "the working directory")?.pop() {
             self.cwd = cwd;
         }
@@ -232,8 +231,9 @@ impl Confinement {
         }
     }
 
-    /// A terminal, if the command gets one. Otherwise a standard stream that is the host's null device becomes the container's, which is mounted read-only: through
-    /// the descriptor root inside could change the mode and owner of the host's.
+    /// A terminal, if the command gets one. Otherwise a standard stream that is the host's null device becomes the
+    /// container's, which is mounted read-only: through the descriptor root inside could change the mode and owner of the
+    /// host's.
     fn streams(&self, who: &Who) -> Result<()> {
         if let Some(terminal) = &self.terminal {
             let terminal = terminal.make(who.identity.uid)?;
@@ -359,10 +359,8 @@ impl Confinement {
         if self.passed > 0 {
             // It believes in them only if they are meant for it, by the pid that it has inside.
             let listen = [format!("LISTEN_FDS={}", self.passed), format!("LISTEN_PID={}", getpid())];
-            for variable in listen.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()? {
-                env.retain(|other| name(other) != name(&variable));
-                env.push(variable);
-            }
+            let listen: Vec<_> = listen.into_iter().map(CString::new).collect::<Result<_, _>>()?;
+            listen.into_iter().for_each(|variable| set(&mut env, variable));
         }
         for (key, value) in known {
             if !env.iter().any(|entry| name(entry) == key.as_bytes()) {
@@ -388,6 +386,12 @@ fn become_user(Identity { uid, gid, groups }: &Identity) -> Result<()> {
 /// The name of a variable.
 fn name(entry: &CStr) -> &[u8] {
     entry.to_bytes().split(|b| *b == b'=').next().unwrap_or_default()
+}
+
+/// Sets a variable, in place of what was said of it before.
+fn set(env: &mut Vec<CString>, variable: CString) {
+    env.retain(|other| name(other) != name(&variable));
+    env.push(variable);
 }
 
 /// Checks that each is `NAME=VALUE`. What is also a field of passwd(5) has no newline or colon: a program inside that

@@ -3,9 +3,10 @@
 use crate::{Document, Name};
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc;
-use std::fs::File;
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -54,6 +55,18 @@ pub fn journal_dir() -> PathBuf {
     root("SBX_JOURNAL_DIR", "/var/log/journal")
 }
 
+/// Makes a directory of ours, with those above it: root's alone. One that is there is left as it is.
+pub fn make(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+/// Waits until nobody else has a directory locked, and keeps others from it as long as the file is open (flock(2)).
+pub fn lock(directory: &Path) -> io::Result<File> {
+    let file = File::open(directory)?;
+    flock(&file, FlockOperation::LockExclusive)?;
+    Ok(file)
+}
+
 /// The directory of one container's private tree, its manifest and its log; or a link to it, if it is kept elsewhere.
 pub fn container(name: &Name) -> PathBuf {
     containers().join(name.as_str())
@@ -68,12 +81,12 @@ pub fn containers() -> PathBuf {
 /// own in the place of a container's.
 pub fn elsewhere(path: &Path) -> Result<PathBuf> {
     let place = path.canonicalize().with_context(|| format!("cannot keep a container in {}", path.display()))?;
-    is_roots(&place).with_context(|| format!("cannot keep a container in {}", place.display()))?;
+    check_owner(&place).with_context(|| format!("cannot keep a container in {}", place.display()))?;
     Ok(place)
 }
 
-/// Nobody but root can change what is in a directory, or have another in its place.
-fn is_roots(directory: &Path) -> Result<()> {
+/// Refuses a directory that others than root could change, or have another in the place of.
+fn check_owner(directory: &Path) -> Result<()> {
     for above in directory.ancestors() {
         let there = fs::metadata(above).with_context(|| format!("cannot look at {}", above.display()))?;
         let (mode, sticky) = (there.mode(), there.mode() & 0o1000 != 0 && above != directory);
@@ -160,7 +173,7 @@ pub fn kept(name: &Name) -> Result<Option<Document>> {
         "{}: it is not root's alone",
         path.display()
     );
-    is_roots(&runtime(name).canonicalize().with_context(shown)?).with_context(shown)?;
+    check_owner(&runtime(name).canonicalize().with_context(shown)?).with_context(shown)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).with_context(|| format!("cannot read {}", path.display()))?;
     Document::parse(&bytes).map(Some).with_context(shown)
