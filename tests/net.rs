@@ -553,13 +553,18 @@ fn no_request_is_lost_while_other_containers_start_and_stop() {
         host.name("other")
     );
     let script = format!(
-        "({others}) & others=$!
+        "nft monitor destroy elements >gone & monitor=$!
+         ({others}) & others=$!
          while kill -0 $others 2>/dev/null; do
              ip netns exec lan ab -q -c 100 -n 500 -s 10 http://192.0.2.1:8080/ >ab 2>&1 || {{ cat ab; exit 9; }}
              grep -E '^(Complete|Failed) requests' ab
-         done; wait $others"
+         done; wait $others && kill $monitor"
     );
     let outcome = host.bash(&script).ok();
+    // What leads to it was not even for an instant taken away, as it is for those that stop.
+    let gone = fs::read_to_string(host.path("tmp/gone")).expect("what was taken away");
+    let of = |name: &str| gone.lines().filter(|line| line.contains(&format!("-{name}"))).count();
+    assert_eq!((of(&web), of(&host.name("other-11"))), (0, 2), "{gone}");
     let text = outcome.text();
     let words: Vec<_> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     assert!(

@@ -212,7 +212,8 @@ impl Host {
     /// Changes a container's definition by a filter of jq's.
     pub fn edit(&self, name: &str, filter: &str) {
         let file = self.definition(name).display().to_string();
-        self.run(["bash", "-c", "jq -c \"$1\" \"$2\" >new && cat new >\"$2\" && rm new", "edit", filter, &file], "").ok();
+        self.run(["bash", "-c", "jq -c \"$1\" \"$2\" >new && cat new >\"$2\" && rm new", "edit", filter, &file], "")
+            .ok();
     }
 
     /// A script inside a running container.

@@ -1,31 +1,36 @@
-//! The rules: all of them in one table, which is replaced as a whole, in one transaction.
+//! The rules: all of them in one table, which is changed in one transaction.
 //!
 //! Packets are given to a container's chains by the interface that they come from or go to, found in a map. What other
 //! tables have is left alone: a packet that one of those drops is dropped.
+//!
+//! A change leaves all base chains, and what the maps say of others, in place. Were the table replaced, a packet of
+//! another container could come by the new one's chains before they are in use and by the old one's after: it would find
+//! no rule, and the connection that it begins would not be led inside. Rules need no such care: a packet finds those of a
+//! chain from before a change or from after it.
 
 use crate::bridge::Gateways;
 use crate::network::{Address, Egress, Publish};
 use crate::record::Record;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 /// The table, in the family that has IPv4 and IPv6.
 const TABLE: &str = "sbx";
 
 /// Puts the rules of these containers into the place of those that there are.
 pub fn load(records: &[Record], gateways: Gateways) -> Result<()> {
-    nft(&ruleset(records, gateways)).context("cannot set the firewall")
+    let change = || change(&rules(records, gateways).commands(&Table::read()?));
+    change().context("cannot set the firewall")
 }
 
 /// Takes all rules away. Without nft(8) there are none.
 pub fn clear() -> Result<()> {
-    let table = table();
-    let commands = json!({ "nftables": [{ "add": { "table": table } }, { "delete": { "table": table } }] });
-    match nft(&commands) {
+    // A table that is not there cannot be deleted.
+    match change(&["add", "delete"].map(|verb| command(verb, "table", json!({ "name": TABLE })))) {
         Err(error) if is_missing(&error) => Ok(()),
         cleared => cleared.context("cannot clear the firewall"),
     }
@@ -36,61 +41,128 @@ fn is_missing(error: &anyhow::Error) -> bool {
 }
 
 /// One transaction.
-fn nft(commands: &Value) -> Result<()> {
-    let mut child = Command::new("nft")
-        .args(["-j", "-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run nft, of the package nftables")?;
-    // One that does not read has something to say.
-    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(commands.to_string().as_bytes()));
-    let output = child.wait_with_output().context("cannot run nft")?;
+fn change(commands: &[Value]) -> Result<()> {
+    let output = nft(&["-f", "-"], &json!({ "nftables": commands }).to_string())?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "nft: {}", said.lines().next().unwrap_or("it failed without a word"));
     Ok(())
 }
 
-fn table() -> Value {
-    json!({ "family": "inet", "name": TABLE })
+fn nft(args: &[&str], input: &str) -> Result<Output> {
+    let mut child = Command::new("nft")
+        .arg("-j")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run nft, of the package nftables")?;
+    // One that does not read has something to say.
+    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
+    child.wait_with_output().context("cannot run nft")
 }
 
-/// Commands as they are collected. Chains come before maps, which lead to them, and maps before rules, which use them.
+/// A command of libnftables-json(5) about a thing of our table.
+fn command(verb: &str, kind: &str, mut thing: Value) -> Value {
+    thing["family"] = "inet".into();
+    if kind != "table" {
+        thing["table"] = TABLE.into();
+    }
+    json!({ verb: { kind: thing } })
+}
+
+/// What a map says: to which chain packets of a key go.
+#[derive(Debug, PartialEq)]
+struct Element {
+    map: String,
+    key: Value,
+    chain: String,
+}
+
+impl Element {
+    fn command(&self, verb: &str) -> Value {
+        let verdict = json!([self.key, { "jump": { "target": self.chain } }]);
+        command(verb, "element", json!({ "name": self.map, "elem": [verdict] }))
+    }
+}
+
+/// What the kernel has of the table.
 #[derive(Debug, Default)]
-struct Commands {
+struct Table {
+    chains: BTreeSet<String>,
+    elements: Vec<Element>,
+}
+
+impl Table {
+    /// Of a table that is not there it has nothing. Whatever else may be wrong keeps the table from being changed, too.
+    fn read() -> Result<Self> {
+        let output = nft(&["list", "table", "inet", TABLE], "")?;
+        let mut table = Self::default();
+        if output.status.success() {
+            let listed: Value = serde_json::from_slice(&output.stdout).context("cannot read what nft lists")?;
+            listed["nftables"].as_array().into_iter().flatten().for_each(|thing| table.note(thing));
+        }
+        Ok(table)
+    }
+
+    fn note(&mut self, thing: &Value) {
+        self.chains.extend(thing["chain"]["name"].as_str().map(str::to_owned));
+        let map = &thing["map"];
+        for element in map["elem"].as_array().into_iter().flatten() {
+            if let (Some(map), Some(chain)) = (map["name"].as_str(), element[1]["jump"]["target"].as_str()) {
+                self.elements.push(Element { map: map.to_owned(), key: element[0].clone(), chain: chain.to_owned() });
+            }
+        }
+    }
+}
+
+/// All rules, as they are collected.
+#[derive(Debug, Default)]
+struct Rules {
     chains: Vec<Value>,
     maps: Vec<Value>,
+    elements: Vec<Element>,
     rules: Vec<Value>,
 }
 
-impl Commands {
+impl Rules {
     fn base(&mut self, name: &str, kind: &str, hook: &str, priority: i32) {
-        self.chains.push(json!({ "add": { "chain": {
-            "family": "inet", "table": TABLE, "name": name, "type": kind, "hook": hook, "prio": priority, "policy": "accept",
-        } } }));
+        self.chains.push(json!({ "name": name, "type": kind, "hook": hook, "prio": priority, "policy": "accept" }));
     }
 
     fn chain(&mut self, name: &str) {
-        self.chains.push(json!({ "add": { "chain": { "family": "inet", "table": TABLE, "name": name } } }));
+        self.chains.push(json!({ "name": name }));
     }
 
     fn rule(&mut self, chain: &str, expressions: impl IntoIterator<Item = Value>) {
         let expressions: Vec<Value> = expressions.into_iter().collect();
-        self.rules.push(json!({ "add": { "rule": {
-            "family": "inet", "table": TABLE, "chain": chain, "expr": expressions,
-        } } }));
+        self.rules.push(json!({ "chain": chain, "expr": expressions }));
     }
 
     /// A map to chains, by a key of this type.
-    fn verdicts(&mut self, name: &str, key: Value, chains: Vec<(Value, String)>) {
-        let elements: Vec<Value> =
-            chains.into_iter().map(|(key, chain)| json!([key, { "jump": { "target": chain } }])).collect();
-        let mut map = json!({ "family": "inet", "table": TABLE, "name": name, "type": key, "map": "verdict" });
-        if !elements.is_empty() {
-            map["elem"] = elements.into();
-        }
-        self.maps.push(json!({ "add": { "map": map } }));
+    fn verdicts(&mut self, name: &str, key: Value, chains: impl IntoIterator<Item = (Value, String)>) {
+        self.maps.push(json!({ "name": name, "type": key, "map": "verdict" }));
+        let elements = chains.into_iter().map(|(key, chain)| Element { map: name.to_owned(), key, chain });
+        self.elements.extend(elements);
+    }
+
+    /// The transaction that makes the table be these rules. Chains come before what leads to them, and those that nothing
+    /// leads to any more go last.
+    fn commands(&self, table: &Table) -> Vec<Value> {
+        let chain = |verb, name: &Value| command(verb, "chain", json!({ "name": name }));
+        let wanted = |name: &str| self.chains.iter().any(|chain| chain["name"] == name);
+        let gone = table.elements.iter().filter(|element| !self.elements.contains(element));
+        let new = self.elements.iter().filter(|element| !table.elements.contains(element));
+        let unused = table.chains.iter().filter(|name| !wanted(name));
+        std::iter::once(command("add", "table", json!({ "name": TABLE })))
+            .chain(self.chains.iter().map(|chain| command("add", "chain", chain.clone())))
+            .chain(self.chains.iter().map(|it| chain("flush", &it["name"])))
+            .chain(self.maps.iter().map(|map| command("add", "map", map.clone())))
+            .chain(self.rules.iter().map(|rule| command("add", "rule", rule.clone())))
+            .chain(gone.map(|element| element.command("delete")))
+            .chain(new.map(|element| element.command("add")))
+            .chain(unused.map(|name| chain("delete", &json!(name))))
+            .collect()
     }
 }
 
@@ -102,8 +174,7 @@ struct Container<'a> {
     addresses: Vec<IpAddr>,
 }
 
-/// All rules as commands of nft(8) (libnftables-json(5)).
-fn ruleset(records: &[Record], gateways: Gateways) -> Value {
+fn rules(records: &[Record], gateways: Gateways) -> Rules {
     let containers: Vec<Container<'_>> = records
         .iter()
         .filter_map(|record| {
@@ -112,100 +183,97 @@ fn ruleset(records: &[Record], gateways: Gateways) -> Value {
             Some(Container { record, link: made.link.as_deref()?, addresses })
         })
         .collect();
-    let mut commands = Commands::default();
+    let mut rules = Rules::default();
     let (from, to) = (meta("iifname"), meta("oifname"));
-    commands.base("guard", "filter", "prerouting", -300);
-    commands.base("input", "filter", "input", 0);
-    commands.base("forward", "filter", "forward", 0);
-    commands.base("published", "nat", "prerouting", -100);
-    commands.base("published-here", "nat", "output", -100);
-    commands.base("sources", "nat", "postrouting", 100);
+    rules.base("guard", "filter", "prerouting", -300);
+    rules.base("input", "filter", "input", 0);
+    rules.base("forward", "filter", "forward", 0);
+    rules.base("published", "nat", "prerouting", -100);
+    rules.base("published-here", "nat", "output", -100);
+    rules.base("sources", "nat", "postrouting", 100);
 
     let links = |prefix: &str, of: &dyn Fn(&Container<'_>) -> bool| -> Vec<(Value, String)> {
         let chains = containers.iter().filter(|container| of(container));
         chains.map(|container| (container.link.into(), format!("{prefix}-{}", container.record.name.0))).collect()
     };
-    commands.verdicts("guards", json!("ifname"), links("guard", &|_| true));
-    commands.verdicts("senders", json!("ifname"), links("from", &|container| container.record.egress.is_some()));
-    commands.verdicts("receivers", json!("ifname"), links("to", &|_| true));
+    rules.verdicts("guards", json!("ifname"), links("guard", &|_| true));
+    rules.verdicts("senders", json!("ifname"), links("from", &|container| container.record.egress.is_some()));
+    rules.verdicts("receivers", json!("ifname"), links("to", &|_| true));
 
-    commands.rule("guard", [vmap(from.clone(), "guards")]);
+    rules.rule("guard", [vmap(from.clone(), "guards")]);
     let known = matches(json!({ "ct": { "key": "state" } }), json!(["established", "related"]));
     for (chain, maps) in
         [("input", vec![(&from, "senders")]), ("forward", vec![(&from, "senders"), (&to, "receivers")])]
     {
-        commands.rule(chain, [known.clone(), accept()]);
+        rules.rule(chain, [known.clone(), accept()]);
         for (key, map) in maps {
-            commands.rule(chain, [vmap(key.clone(), map)]);
+            rules.rule(chain, [vmap(key.clone(), map)]);
         }
     }
     for container in &containers {
-        guard(&mut commands, container);
-        egress(&mut commands, container);
-        ingress(&mut commands, container, &containers);
+        guard(&mut rules, container);
+        egress(&mut rules, container);
+        ingress(&mut rules, container, &containers);
     }
-    publish(&mut commands, &containers);
-    sources(&mut commands, &containers, gateways);
-    let table = table();
-    let first = ["add", "delete", "add"].map(|verb| json!({ verb: { "table": table } }));
-    let all: Vec<Value> = first.into_iter().chain(commands.chains).chain(commands.maps).chain(commands.rules).collect();
-    json!({ "nftables": all })
+    publish(&mut rules, &containers);
+    sources(&mut rules, &containers, gateways);
+    rules
 }
 
 /// Nobody sends from an address that is another's; nor to the host's loopback, which what is published there opens
 /// (CVE-2020-8558).
-fn guard(commands: &mut Commands, container: &Container<'_>) {
+fn guard(rules: &mut Rules, container: &Container<'_>) {
     let chain = format!("guard-{}", container.record.name.0);
-    commands.chain(&chain);
+    rules.chain(&chain);
     if let Some(mac) = container.record.ours().and_then(|made| made.mac.as_ref()) {
-        commands.rule(&chain, [differs(payload("ether", "saddr"), json!(mac)), counter(), drop()]);
+        rules.rule(&chain, [differs(payload("ether", "saddr"), json!(mac)), counter(), drop()]);
     }
     for (family, any) in [("ip", "0.0.0.0"), ("ip6", "::")] {
         let own = addresses(container, family).map(|ip| json!(ip)).chain([json!(any)]);
         let own = json!({ "set": own.collect::<Vec<_>>() });
-        commands.rule(&chain, [differs(payload(family, "saddr"), own), counter(), drop()]);
+        rules.rule(&chain, [differs(payload(family, "saddr"), own), counter(), drop()]);
     }
-    commands.rule(&chain, [matches(payload("ip", "daddr"), loopback()), counter(), drop()]);
+    rules.rule(&chain, [matches(payload("ip", "daddr"), loopback()), counter(), drop()]);
 }
 
 /// Where it may connect to. What is not said is anywhere.
-fn egress(commands: &mut Commands, container: &Container<'_>) {
+fn egress(rules: &mut Rules, container: &Container<'_>) {
     let Some(egress) = &container.record.egress else { return };
     let chain = format!("from-{}", container.record.name.0);
-    commands.chain(&chain);
+    rules.chain(&chain);
     match &egress.0 {
         Egress::All => return,
         Egress::None => {}
         Egress::Dns => {
             let ports = matches(meta("l4proto"), json!({ "set": ["tcp", "udp"] }));
-            commands.rule(&chain, [ports, matches(payload("th", "dport"), json!(53)), json!({ "return": null })]);
+            rules.rule(&chain, [ports, matches(payload("th", "dport"), json!(53)), json!({ "return": null })]);
         }
         Egress::Networks(networks) => {
             for network in networks {
                 let to = matches(payload(family(network.ip), "daddr"), prefix(network));
-                commands.rule(&chain, [to, json!({ "return": null })]);
+                rules.rule(&chain, [to, json!({ "return": null })]);
             }
         }
     }
-    commands.rule(&chain, [counter(), reject()]);
+    rules.rule(&chain, [counter(), reject()]);
 }
 
 /// Who may connect to it: whoever comes by a published port, the containers that are allowed, and the host, whose packets
 /// are not forwarded.
-fn ingress(commands: &mut Commands, container: &Container<'_>, all: &[Container<'_>]) {
+fn ingress(rules: &mut Rules, container: &Container<'_>, all: &[Container<'_>]) {
     let chain = format!("to-{}", container.record.name.0);
-    commands.chain(&chain);
-    commands.rule(&chain, [matches(json!({ "ct": { "key": "status" } }), json!("dnat")), accept()]);
+    rules.chain(&chain);
+    rules.rule(&chain, [matches(json!({ "ct": { "key": "status" } }), json!("dnat")), accept()]);
     for allowed in all.iter().filter(|other| container.record.allow.contains(&other.record.name)) {
         for ip in &allowed.addresses {
-            commands.rule(&chain, [matches(payload(family(*ip), "saddr"), json!(ip)), accept()]);
+            rules.rule(&chain, [matches(payload(family(*ip), "saddr"), json!(ip)), accept()]);
         }
     }
-    commands.rule(&chain, [counter(), reject()]);
+    rules.rule(&chain, [counter(), reject()]);
 }
 
 /// The ports of the host that lead inside: a chain a port, since two containers may have it on two addresses.
-fn publish(commands: &mut Commands, containers: &[Container<'_>]) {
+fn publish(rules: &mut Rules, containers: &[Container<'_>]) {
     let mut ports: BTreeMap<(&str, u16), Vec<(&Container<'_>, &Publish)>> = BTreeMap::new();
     for container in containers {
         for publish in &container.record.publish {
@@ -214,17 +282,17 @@ fn publish(commands: &mut Commands, containers: &[Container<'_>]) {
     }
     let chain = |protocol: &str, port: u16| format!("port-{protocol}-{port}");
     let elements = ports.keys().map(|(protocol, port)| (json!({ "concat": [protocol, port] }), chain(protocol, *port)));
-    commands.verdicts("ports", json!(["inet_proto", "inet_service"]), elements.collect());
+    rules.verdicts("ports", json!(["inet_proto", "inet_service"]), elements);
     let local = matches(json!({ "fib": { "result": "type", "flags": ["daddr"] } }), json!("local"));
     let key = json!({ "concat": [meta("l4proto"), payload("th", "dport")] });
     // What goes to ::1 cannot be led elsewhere, as the kernel has no route_localnet for IPv6: it is left to be refused.
-    commands.rule("published-here", [matches(payload("ip6", "daddr"), json!("::1")), accept()]);
+    rules.rule("published-here", [matches(payload("ip6", "daddr"), json!("::1")), accept()]);
     for base in ["published", "published-here"] {
-        commands.rule(base, [local.clone(), vmap(key.clone(), "ports")]);
+        rules.rule(base, [local.clone(), vmap(key.clone(), "ports")]);
     }
     for ((protocol, port), published) in ports {
         let chain = chain(protocol, port);
-        commands.chain(&chain);
+        rules.chain(&chain);
         for (container, publish) in published {
             for family in ["ip", "ip6"] {
                 let Some(ip) = addresses(container, family).next() else { continue };
@@ -234,7 +302,7 @@ fn publish(commands: &mut Commands, containers: &[Container<'_>]) {
                     Some(address) => matches(payload(family, "daddr"), json!(address)),
                     None => matches(meta("nfproto"), json!(if family == "ip" { "ipv4" } else { "ipv6" })),
                 };
-                commands.rule(&chain, [here, matches(meta("l4proto"), json!(protocol)), to]);
+                rules.rule(&chain, [here, matches(meta("l4proto"), json!(protocol)), to]);
             }
         }
     }
@@ -242,7 +310,7 @@ fn publish(commands: &mut Commands, containers: &[Container<'_>]) {
 
 /// Whom packets come from: outside, the host in place of a container; inside, the gateway in place of the host's loopback
 /// and of the container itself, when it has come by its own published port. All others keep their source.
-fn sources(commands: &mut Commands, containers: &[Container<'_>], gateways: Gateways) {
+fn sources(rules: &mut Rules, containers: &[Container<'_>], gateways: Gateways) {
     for gateway in gateways.all() {
         let family = family(gateway.ip);
         let (source, to) = (payload(family, "saddr"), payload(family, "daddr"));
@@ -251,14 +319,14 @@ fn sources(commands: &mut Commands, containers: &[Container<'_>], gateways: Gate
         for container in containers {
             let out = matches(meta("oifname"), json!(container.link));
             if family == "ip" {
-                commands.rule("sources", [out.clone(), matches(source.clone(), loopback()), by_gateway.clone()]);
+                rules.rule("sources", [out.clone(), matches(source.clone(), loopback()), by_gateway.clone()]);
             }
             for ip in addresses(container, family) {
-                commands.rule("sources", [out.clone(), matches(source.clone(), json!(ip)), by_gateway.clone()]);
+                rules.rule("sources", [out.clone(), matches(source.clone(), json!(ip)), by_gateway.clone()]);
             }
         }
         let inner = [matches(source, network.clone()), differs(to, network)];
-        commands.rule(
+        rules.rule(
             "sources",
             inner.into_iter().chain([differs(meta("oifname"), json!("lo")), json!({ "masquerade": null })]),
         );
@@ -339,43 +407,70 @@ mod tests {
         serde_json::from_value(record).expect("a record")
     }
 
-    fn commands(records: &[Record]) -> Vec<Value> {
+    fn of(records: &[Record]) -> Rules {
         let gateway = |text: &str| text.parse().expect(text);
-        let gateways = Gateways { v4: gateway("10.83.0.1/16"), v6: Some(gateway("fd00::1/64")) };
-        ruleset(records, gateways)["nftables"].as_array().expect("commands").clone()
+        rules(records, Gateways { v4: gateway("10.83.0.1/16"), v6: Some(gateway("fd00::1/64")) })
     }
 
     /// The rules of a chain, each as its expressions.
-    fn rules(commands: &[Value], chain: &str) -> Vec<String> {
-        let rules = commands.iter().map(|command| &command["add"]["rule"]);
-        rules.filter(|rule| rule["chain"] == chain).map(|rule| rule["expr"].to_string()).collect()
+    fn chain(rules: &Rules, chain: &str) -> Vec<String> {
+        let rules = rules.rules.iter().filter(|rule| rule["chain"] == chain);
+        rules.map(|rule| rule["expr"].to_string()).collect()
+    }
+
+    /// What the kernel has after a transaction, if it had nothing before.
+    fn after(commands: &[Value]) -> Table {
+        let mut table = Table::default();
+        for command in commands {
+            table.note(&command["add"]);
+            let element = &command["add"]["element"];
+            table.note(&json!({ "map": element }));
+        }
+        table
     }
 
     #[test]
-    fn the_table_is_replaced_as_a_whole_and_what_is_led_to_comes_before_what_leads_there() {
-        let commands = commands(&[record("a", 2, json!({ "egress": "none" })), record("b", 3, json!({}))]);
-        let verbs: Vec<_> =
-            commands.iter().take(3).map(|command| command.as_object().expect("one").keys().next()).collect();
-        assert_eq!(verbs, ["add", "delete", "add"].map(|verb| Some(verb.to_owned())).each_ref().map(Option::as_ref));
+    fn what_is_led_to_comes_before_what_leads_there() {
+        let rules = of(&[record("a", 2, json!({ "egress": "none" })), record("b", 3, json!({}))]);
+        let commands = rules.commands(&Table::default());
         let place = |kind: &str| commands.iter().map(|command| command["add"][kind].is_object()).collect::<Vec<_>>();
-        let (chains, maps, rules) = (place("chain"), place("map"), place("rule"));
-        let last = |found: &[bool]| found.iter().rposition(|found| *found);
-        let first = |found: &[bool]| found.iter().position(|found| *found);
-        assert!(last(&chains) < first(&maps) && last(&maps) < first(&rules));
-        let map = |name: &str| commands.iter().find(|command| command["add"]["map"]["name"] == name).cloned();
-        let senders = map("senders").expect("a map")["add"]["map"]["elem"].clone();
-        assert_eq!(senders, json!([["a-1", { "jump": { "target": "from-a" } }]]));
-        let receivers = map("receivers").expect("a map")["add"]["map"]["elem"].clone();
-        assert_eq!(receivers.as_array().map(Vec::len), Some(2));
-        // None is published: a map without elements says so by having none.
-        assert_eq!(map("ports").expect("a map")["add"]["map"]["elem"], Value::Null);
+        let last = |kind: &str| place(kind).iter().rposition(|found| *found).expect(kind);
+        let first = |kind: &str| place(kind).iter().position(|found| *found).expect(kind);
+        assert_eq!(last("table"), 0);
+        assert!(last("chain") < first("map") && last("map") < first("rule") && last("rule") < first("element"));
+        let in_map = |map: &str| {
+            let elements = rules.elements.iter().filter(|element| element.map == map);
+            elements.map(|element| (element.key.as_str(), element.chain.as_str())).collect::<Vec<_>>()
+        };
+        assert_eq!(in_map("senders"), [(Some("a-1"), "from-a")]);
+        assert_eq!(in_map("receivers"), [(Some("a-1"), "to-a"), (Some("b-1"), "to-b")]);
+        assert_eq!(in_map("ports"), []);
+    }
+
+    #[test]
+    fn a_change_leaves_alone_what_is_of_others_and_takes_away_what_is_of_none() {
+        let publish = json!({ "publish": [{ "host": 80, "port": 80 }] });
+        let [a, b, c] = [record("a", 2, publish), record("b", 3, json!({})), record("c", 4, json!({}))];
+        let there = after(&of(&[a.clone(), b]).commands(&Table::default()));
+        let commands = of(&[a, c]).commands(&there);
+        let about = |verb: &str, kind: &str| {
+            let things = commands.iter().map(|command| &command[verb][kind]).filter(|thing| thing.is_object());
+            things.map(|thing| thing.get("elem").unwrap_or(&thing["name"]).to_string()).collect::<Vec<_>>()
+        };
+        let verdict = |link: &str, chain: &str| json!([[link, { "jump": { "target": chain } }]]).to_string();
+        assert_eq!(about("add", "element"), [verdict("c-1", "guard-c"), verdict("c-1", "to-c")]);
+        assert_eq!(about("delete", "element"), [verdict("b-1", "guard-b"), verdict("b-1", "to-b")]);
+        assert_eq!(about("delete", "chain"), ["\"guard-b\"", "\"to-b\""]);
+        assert!(about("delete", "map").is_empty() && about("delete", "table").is_empty());
+        // Each chain is emptied before its rules are added: none is there twice.
+        assert_eq!(about("flush", "chain"), about("add", "chain"));
     }
 
     #[test]
     fn who_is_allowed_is_let_in_by_all_addresses_and_all_others_are_refused() {
         let [a, b, c] =
             [record("a", 2, json!({ "allow": ["b", "absent"] })), record("b", 3, json!({})), record("c", 4, json!({}))];
-        let to_a = rules(&commands(&[a, b, c]), "to-a");
+        let to_a = chain(&of(&[a, b, c]), "to-a");
         assert_eq!(to_a.len(), 4);
         assert!(to_a[0].contains("dnat") && to_a[1].contains("10.83.0.3") && to_a[2].contains("fd00::3"), "{to_a:?}");
         assert!(to_a[3].contains("counter") && to_a[3].contains("reject"), "{to_a:?}");
@@ -386,7 +481,7 @@ mod tests {
         let on = |address: &str| json!({ "publish": [{ "address": address, "host": 80, "port": 8080 }] });
         let records =
             [record("a", 2, on("192.0.2.1")), record("b", 3, on("192.0.2.2")), record("c", 4, on("2001:db8::1"))];
-        let rules = rules(&commands(&records), "port-tcp-80");
+        let rules = chain(&of(&records), "port-tcp-80");
         let leads = |rule: &str, from: &str, to: &str| rule.contains(from) && rule.contains(to);
         assert!(
             rules.len() == 3
@@ -401,7 +496,7 @@ mod tests {
         let mut other = record("a", 2, json!({}));
         other.interfaces[0].source = "br0".into();
         other.allow = vec![Text("b".parse().expect("a name"))];
-        let all = json!(commands(&[other])).to_string();
+        let all = json!(of(&[other]).commands(&Table::default())).to_string();
         assert!(!all.contains("a-1") && !all.contains("10.83.0.2"), "{all}");
     }
 }
