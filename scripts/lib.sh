@@ -21,6 +21,12 @@ wrong_usage() { # MESSAGE: one line, exit 2
     exit 2
 }
 
+# The value of the option $1.
+value() {
+    [ $# -ge 2 ] || wrong_usage "option $1 needs a value"
+    printf '%s' "$2"
+}
+
 check_name() { # NAME: what every tool takes as one
     [ -n "${1-}" ] || wrong_usage "NAME is missing"
     [[ ${1-} =~ ^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$ ]] || wrong_usage "bad container name ${1@Q}"
@@ -31,6 +37,11 @@ need() { # PROGRAM...: all of them, before anything is done
     for program; do
         command -v -- "$program" >/dev/null || die "$program is missing"
     done
+}
+
+as_root() {
+    [ "$EUID" -eq 0 ] || die "must be root"
+    need flock setsid jq sbx-unit sbx-label sbx-ns sbx-cg sbx-fs sbx-net sbx-exec
 }
 
 # A container is known by its definition, which is the last thing that create makes and the first that delete takes
@@ -93,13 +104,35 @@ first_failure() { # STATUS...: of a pipe that has failed, the status of the step
     printf 1
 }
 
+# Runs steps as a pipe; what fails first is the status.
+pipe() { # STEP...: a function, or a command in words
+    # shellcheck disable=SC2086 # words
+    if [ $# -eq 1 ]; then
+        $1
+    else
+        $1 | pipe "${@:2}" || return "$(first_failure "${PIPESTATUS[@]}")"
+    fi
+}
+
 running() { # NAME: its holder lives, and boot has said that it is ready
     [ -e "$runtime/$1/ready" ] && sbx-ns show "$1" >/dev/null 2>&1
 }
 
+# Adds to the options of sbx-label alloc what the label is to be.
+security() { # SPEC
+    case $1 in
+    static | dynamic) ;;
+    static,label=?*) alloc+=(--label "${1#*,label=}") ;;
+    # User, role, type and sensitivity: the categories are chosen.
+    dynamic,label=?*) alloc+=(--label "$(cut -d : -f 1-4 <<<"${1#*,label=}")") ;;
+    inherit) wrong_usage "-s inherit: a container with the caller's label would not be kept from anything" ;;
+    *) wrong_usage "bad SPEC ${1@Q}: static[,label=CONTEXT] or dynamic[,label=CONTEXT]" ;;
+    esac
+}
+
 # From a definition on stdin to namespaces with networks and mounts, ready to boot: the running document on stdout.
 bring_up() {
-    sbx-label relabel | sbx-cg create | sbx-ns create | sbx-net up | sbx-fs mount || return "$(first_failure "${PIPESTATUS[@]}")"
+    pipe "sbx-label relabel" "sbx-cg create" "sbx-ns create" "sbx-net up" "sbx-fs mount"
 }
 
 # Everything that a container has while it runs, in reverse; no harm when there is nothing.

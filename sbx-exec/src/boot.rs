@@ -64,13 +64,30 @@ pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
     }
 }
 
+/// Has the holder of a container that was not booted stay its init, and end with the connection that is returned.
+pub fn end_with_us(running: &Running) -> Result<Connection> {
+    let Running { doc, .. } = running;
+    let null = null()?;
+    let mut connection = Connection::open(&doc.name()?)?;
+    connection.send(Role::Reaper, doc, [null.as_fd(); 3])?;
+    match connection.event()? {
+        Some(Event::Started) => Ok(connection),
+        Some(Event::Failed(status)) => Err(failed(status, true)),
+        _ => bail!("the holder of {} is gone", doc.name()?),
+    }
+}
+
+/// What an init has for its standard streams: it has no business with those of whoever started it.
+fn null() -> Result<File> {
+    File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")
+}
+
 /// Has the holder become an init, and waits until that is ready, if it says so at all, and its units are active.
 fn boot_init(running: &Running, name: &Name, units: &[String], timeout: Option<Duration>) -> Result<()> {
     let begin = Instant::now();
     let ready = timeout.map(|_| Readiness::bind(running)).transpose()?;
     let doc = running.with_env(ready.iter().map(|_| format!("NOTIFY_SOCKET={READINESS}")))?;
-    // An init has a journal, and no business with the streams of whoever started it.
-    let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
+    let null = null()?;
     let mut connection = Connection::open(name)?;
     connection.send(Role::InPlace, &doc, [null.as_fd(); 3])?;
     // The connection closes as the holder becomes the init.

@@ -62,6 +62,7 @@ cannot be executed, 127 when it is not found.
   --env NAME=VALUE   a variable of its environment; may be repeated
   --preserve-fds N   it gets the N descriptors from 3 on too, as those that it listens on
   --pid-file FILE    has its pid, as the caller sees it, as long as it runs
+  --end              the container, which has not been booted, ends with the command or with sbx-exec
   --tty[=auto|on|off]
                      whether it gets a terminal: if stdin, stdout and stderr all are one (auto)
   --timeout SECONDS  how long boot (90) and stop (90) wait
@@ -108,12 +109,14 @@ fn run_command(options: &mut Parser) -> Result<()> {
     let mut command = Command::default();
     let mut tty = Tty::Auto;
     let mut pid_file = None;
+    let mut ends = false;
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
             "user" => command.user = Some(tool::value(options)?),
             "cwd" => command.cwd = Some(directory(options.value()?)?),
             "pid-file" => pid_file = Some(options.value()?),
             "preserve-fds" => command.passed = tool::value::<Passed>(options)?.0,
+            "end" => ends = true,
             "tty" => tty = options.optional_value().map_or(Ok(Tty::On), tool::parsed)?,
             "env" => command.env.push(options.value()?),
             _ => match arg {
@@ -128,6 +131,8 @@ fn run_command(options: &mut Parser) -> Result<()> {
     source.check_passed(&mut command)?;
     let running = source.running()?;
     let pid_file = pid_file.map(|path| PidFile::create(Path::new(&path))).transpose()?;
+    // Open until this process has ended, however it ends.
+    let _patron = if ends { Some(boot::end_with_us(&running)?) } else { None };
     Err(enter::run(&running, command, tty, pid_file, None)?.into())
 }
 

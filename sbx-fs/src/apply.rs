@@ -224,6 +224,7 @@ impl Plan {
                 image::empty(storage::open(&self.doc)?)
             }
             Storage::Overlay => make_root(&snapshot::staged(&self.name)),
+            Storage::Memory => bail!("a tree in memory is made when the container starts"),
         }
     }
 
@@ -316,7 +317,7 @@ impl Plan {
             Copier::new(open_directory(host)?, target.try_clone()?, |_: &Path, _: &Entry| Ok(Verdict::Copy));
         for found in programs(host)? {
             match found {
-                Programs::Link { name } => links.copy(&Path::new("/").join(name), Extent::Node)?,
+                Programs::Link { name, .. } => links.copy(&Path::new("/").join(name), Extent::Node)?,
                 Programs::Tree { name } => self.directory(target, name, 0o755)?,
             }
         }

@@ -1,6 +1,7 @@
 //! What the document says of the file system.
 
 use crate::extra::Extra;
+use crate::secrets;
 use anyhow::{Context, Result, bail, ensure};
 use sbx::Document;
 use sbx::storage::{self, Storage};
@@ -52,6 +53,9 @@ const fn tmpfs(destination: &'static str, options: &'static [&'static str], most
 /// How a tree of the host is shared. Private, because a mount that propagated in later would be writable.
 const SHARED: [&str; 5] = ["rbind", "rro", "ro", "rnodev", "rprivate"];
 
+/// What a root in memory has of the host's beside its programs.
+const OVER_THE_HOST: [&str; 2] = ["/etc", "/opt"];
+
 /// The names beside /usr that programs and libraries are found under: links into /usr, or trees of their own on a
 /// host whose /usr is not merged.
 const PROGRAMS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
@@ -90,7 +94,7 @@ const READ_ONLY: [&str; 6] = ["/proc/apm", "/proc/bus", "/proc/fs", "/proc/irq",
 #[derive(Debug, PartialEq, Eq)]
 pub enum Programs {
     /// A link, which the private tree gets too.
-    Link { name: &'static str },
+    Link { name: &'static str, target: PathBuf },
     /// A real directory, which is shared like /usr.
     Tree { name: &'static str },
 }
@@ -101,7 +105,7 @@ pub fn programs(host: &Path) -> Result<Vec<Programs>> {
     for name in PROGRAMS {
         let path = host.join(name);
         match fs::read_link(&path) {
-            Ok(_) => found.push(Programs::Link { name }),
+            Ok(target) => found.push(Programs::Link { name, target }),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             // Not a link.
             Err(error) if error.kind() == ErrorKind::InvalidInput && path.is_dir() => {
@@ -111,6 +115,17 @@ pub fn programs(host: &Path) -> Result<Vec<Programs>> {
         }
     }
     Ok(found)
+}
+
+/// The links that a root has which is made of memory, over this host.
+pub fn links(host: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let programs = programs(host)?.into_iter().filter_map(|found| match found {
+        Programs::Link { name, target } => Some((Path::new("/").join(name), target)),
+        Programs::Tree { .. } => None,
+    });
+    let own = [("/var/run", "/run"), ("/var/lock", "/run/lock"), ("/var/tmp", "/tmp")]
+        .map(|(path, target)| (path.into(), target.into()));
+    Ok(programs.chain(own).collect())
 }
 
 /// Whether a path of a private tree is one of those names.
@@ -177,9 +192,12 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
         extras.retain(|extra| extra.destination != wish.destination);
         extras.push(wish);
     }
-    let mut mounts = file_systems(doc, &extras)?;
+    let (mut mounts, sizes) = file_systems(doc, &extras)?;
+    let mut sizes = sizes.into_iter();
     // A root of its own has programs of its own.
-    for path in shared(host)?.filter(|_| doc.get("sbx.base").is_none()) {
+    let is_memory = Storage::of(doc)? == Storage::Memory;
+    let also = OVER_THE_HOST.iter().filter(|path| is_memory && host.join(&path[1..]).is_dir());
+    for path in shared(host)?.filter(|_| doc.get("sbx.base").is_none()).chain(also.map(|path| (*path).to_owned())) {
         mounts.push(json!({ "destination": path, "type": "bind", "source": path, "options": SHARED }));
     }
     let foreign = doc.read::<Vec<Value>>("mounts")?.unwrap_or_default();
@@ -188,10 +206,16 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     mounts.extend(foreign.into_iter().filter(|mount| destination(mount).is_none_or(|path| !ours.contains(&path))));
 
     for extra in &extras {
-        mounts.push(extra.mount(host)?);
+        let size = if extra.fits() { sizes.next() } else { None };
+        mounts.push(extra.mount(host, size)?);
     }
 
-    let masked: Vec<String> = MASKED.into_iter().map(str::to_owned).chain(thermal_throttles(host)).collect();
+    let mut masked: Vec<String> = MASKED.into_iter().map(str::to_owned).chain(thermal_throttles(host)).collect();
+    if is_memory {
+        // Nothing is kept of it, so nothing is to be written but where something else is mounted.
+        doc.set("root.readonly", true)?;
+        masked.extend(secrets::of_etc(host).iter().filter_map(|path| path.to_str()).map(str::to_owned));
+    }
     if !extras.is_empty() {
         doc.set("sbx.mounts", json!(extras))?;
     }
@@ -223,12 +247,18 @@ fn destination(mount: &Value) -> Option<PathBuf> {
     mount.get("destination")?.as_str().map(PathBuf::from)
 }
 
-/// The table as the document has it. systemd as PID 1 needs a writable cgroup file system, a command must not.
-fn file_systems(doc: &Document, extras: &[Extra]) -> Result<Vec<Value>> {
+/// What a memory file system gets that is as large as it may be.
+const FITTING: Size = Size { most: 256 << 10, least: 1 << 10 };
+
+/// The table as the document has it, and the sizes in KiB of those extras that are to fit. systemd as PID 1 needs a
+/// writable cgroup file system, a command must not.
+fn file_systems(doc: &Document, extras: &[Extra]) -> Result<(Vec<Value>, Vec<u64>)> {
     let has_units = doc.read::<Vec<String>>("sbx.unit.names")?.is_some_and(|names| !names.is_empty());
     let is_unit = has_units || doc.get("sbx.unit.init").is_some();
     let is_free = |mount: &&Mount| extras.iter().all(|extra| extra.destination != Path::new(mount.destination));
-    let sizes: Vec<&Size> = MOUNTS.iter().filter(is_free).filter_map(|mount| mount.size.as_ref()).collect();
+    let fitting = extras.iter().filter(|extra| extra.fits()).map(|_| &FITTING);
+    let sizes: Vec<&Size> =
+        MOUNTS.iter().filter(is_free).filter_map(|mount| mount.size.as_ref()).chain(fitting).collect();
     let extra = extras.iter().map(Extra::memory).fold(0, u64::saturating_add);
     let mut sizes = fit(&sizes, doc.read("linux.resources.memory.limit")?, extra)?.into_iter();
     let mounts = MOUNTS.iter().filter(is_free).map(|mount| {
@@ -241,7 +271,7 @@ fn file_systems(doc: &Document, extras: &[Extra]) -> Result<Vec<Value>> {
         }
         json!({ "destination": mount.destination, "type": mount.kind, "source": mount.kind, "options": options })
     });
-    Ok(mounts.collect())
+    Ok((mounts.collect(), sizes.collect()))
 }
 
 /// The sizes in KiB, together below half of the memory limit in bytes: what lies in a tmpfs is charged to the
@@ -323,7 +353,7 @@ mod tests {
         layout(&mut doc, Wish::default(), split.path()).expect("layout");
         assert_eq!(shared(&doc), ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/libx32"]);
         let found = programs(split.path()).expect("programs");
-        assert!(found.contains(&Programs::Link { name: "lib32" }));
+        assert!(found.contains(&Programs::Link { name: "lib32", target: "lib64".into() }));
     }
 
     #[test]

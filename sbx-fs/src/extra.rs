@@ -1,7 +1,7 @@
 //! Mounts that an administrator asks for, beside those that every container has.
 
 use anyhow::{Context, Result};
-use sbx::Size;
+use sbx::{Size, passwd};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fmt;
@@ -34,8 +34,8 @@ enum Source {
     Image { path: PathBuf, read_only: bool },
     /// A file or directory of the container's own.
     Guest { path: PathBuf, read_only: bool },
-    /// A memory file system of so many bytes.
-    Ram(Size),
+    /// A memory file system of so many bytes, or of as many as fit, for all or for one user and group.
+    Ram { size: Option<Size>, owner: Option<(u32, u32)> },
 }
 
 impl FromStr for Extra {
@@ -64,11 +64,24 @@ impl FromStr for Extra {
             "host-bind" => Source::Host { path: path()?, read_only },
             "host-image" => Source::Image { path: path()?, read_only },
             "guest-bind" => Source::Guest { path: path()?, read_only },
-            "ram" => Source::Ram(source.parse()?),
+            "ram" => ram(source).ok_or_else(|| bad("a SIZE in bytes, or with K, M, G, or auto[,uid=UID,gid=GID]"))?,
             _ => return Err(bad("the types are host-bind, host-image, guest-bind and ram")),
         };
         Ok(Self { text: text.to_owned(), destination, source })
     }
+}
+
+/// What is asked for of a memory file system.
+fn ram(text: &str) -> Option<Source> {
+    let mut parts = text.split(',');
+    let size = parts.next()?;
+    let size = if size == "auto" { None } else { Some(size.parse().ok()?) };
+    let mut id = |key: &str| parts.next().map(|part| part.strip_prefix(key).and_then(passwd::id));
+    let owner = match (id("uid="), id("gid=")) {
+        (None, None) => None,
+        (uid, gid) => Some((uid??, gid??)),
+    };
+    parts.next().is_none().then_some(Source::Ram { size, owner })
 }
 
 impl TryFrom<String> for Extra {
@@ -94,7 +107,7 @@ impl fmt::Display for Extra {
 impl Extra {
     /// Whether it shows nothing that is anywhere else.
     pub fn is_memory(&self) -> bool {
-        matches!(self.source, Source::Ram(_))
+        matches!(self.source, Source::Ram { .. })
     }
 
     /// The file or directory of the host's that it binds.
@@ -105,21 +118,26 @@ impl Extra {
         }
     }
 
-    /// The memory that it may take, in bytes.
+    /// Whether it is a memory file system of as many bytes as fit.
+    pub fn fits(&self) -> bool {
+        matches!(self.source, Source::Ram { size: None, .. })
+    }
+
+    /// The memory that it asks for, in bytes.
     pub fn memory(&self) -> u64 {
         match &self.source {
-            Source::Ram(size) => size.0.unsigned_abs(),
+            Source::Ram { size: Some(size), .. } => size.0.unsigned_abs(),
             _ => 0,
         }
     }
 
-    /// As the document has it. What it comes from must be there, below `host`.
-    pub fn mount(&self, host: &Path) -> Result<Value> {
+    /// As the document has it. What it comes from must be there, below `host`; what is to fit has so many KiB.
+    pub fn mount(&self, host: &Path, fitting: Option<u64>) -> Result<Value> {
         let (kind, source, mut options) = match &self.source {
             Source::Host { path, .. } => ("bind", on_host(path, host)?, vec!["rbind", "rnosuid", "rnodev"]),
             Source::Image { path, .. } => ("auto", on_host(path, host)?, vec![LOOP, "nosuid", "nodev"]),
             Source::Guest { path, .. } => ("bind", path.clone(), vec!["bind", INSIDE]),
-            Source::Ram(_) => ("tmpfs", "tmpfs".into(), vec!["nosuid", "nodev"]),
+            Source::Ram { .. } => ("tmpfs", "tmpfs".into(), vec!["nosuid", "nodev"]),
         };
         match &self.source {
             Source::Host { read_only: true, .. } => options.extend(["rro", "ro"]),
@@ -127,10 +145,18 @@ impl Extra {
             _ => {}
         }
         let mut options: Vec<String> = options.into_iter().map(str::to_owned).collect();
-        if let Source::Ram(size) = &self.source {
+        if let Source::Ram { size, owner } = &self.source {
             let is_for_all = ["/tmp", "/var/tmp", "/dev/shm"].iter().any(|path| self.destination == Path::new(path));
-            let mode = if is_for_all { "1777" } else { "755" };
-            options.extend([format!("mode={mode}"), format!("size={}k", size.0.unsigned_abs().div_ceil(1024))]);
+            let mode = if owner.is_some() {
+                "700"
+            } else if is_for_all {
+                "1777"
+            } else {
+                "755"
+            };
+            let size = size.map_or(fitting, |size| Some(size.0.unsigned_abs().div_ceil(1024)));
+            options.extend([format!("mode={mode}"), format!("size={}k", size.context("it fits nowhere")?)]);
+            options.extend(owner.iter().flat_map(|(uid, gid)| [format!("uid={uid}"), format!("gid={gid}")]));
         }
         let text = |path: &Path| path.to_str().map(str::to_owned).with_context(|| format!("{path:?} is not UTF-8"));
         let (destination, source) = (text(&self.destination)?, text(&source)?);
@@ -152,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_mount_is_understood_or_refused() {
-        let mount = |text: &str| text.parse::<Extra>().expect(text).mount("/".as_ref()).expect(text);
+        let mount = |text: &str| text.parse::<Extra>().expect(text).mount("/".as_ref(), Some(64)).expect(text);
         assert_eq!(
             mount("host-bind:/srv/=/etc"),
             json!({ "destination": "/srv", "type": "bind", "source": "/etc", "options": ["rbind", "rnosuid", "rnodev"] })
@@ -172,8 +198,16 @@ mod tests {
             json!({ "destination": "/srv", "type": "bind", "source": "/no/such", "options": ["bind", "x-sbx.inside"] })
         );
         assert_eq!(mount("ram:/srv=500M")["options"], json!(["nosuid", "nodev", "mode=755", "size=512000k"]));
+        assert_eq!(
+            mount("ram:/home/a=auto,uid=1000,gid=100")["options"],
+            json!(["nosuid", "nodev", "mode=700", "size=64k", "uid=1000", "gid=100"])
+        );
         for bad in [
             "",
+            "ram:/srv=5M,uid=0",
+            "ram:/srv=5M,uid=0,gid=x",
+            "ram:/srv=5M,gid=0,uid=0",
+            "ram:/srv=5M,uid=0,gid=0,",
             "/srv=/data",
             "host-bind:/srv",
             "host-bind:srv=/data",
@@ -194,6 +228,6 @@ mod tests {
         ] {
             assert!(bad.parse::<Extra>().is_err(), "{bad}");
         }
-        assert!("host-bind:/srv=/no/such".parse::<Extra>().expect("a mount").mount("/".as_ref()).is_err());
+        assert!("host-bind:/srv=/no/such".parse::<Extra>().expect("a mount").mount("/".as_ref(), None).is_err());
     }
 }

@@ -23,7 +23,7 @@ use sbx::{Document, host, namespace, storage, sys};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Mounts what the document asks for, and makes it the root of the container.
 pub fn mount(doc: &Document, act: bool) -> Result<()> {
@@ -227,6 +227,9 @@ fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Res
     if let Some(ids) = plan.ids {
         namespace::make_files_as(ids)?;
     }
+    for (path, target) in &plan.first_links {
+        root.link(path, target)?;
+    }
     for (mount, content) in plan.mounts.iter().zip(opened.contents) {
         match content {
             Content::Tree(tree, read_only) => root.bind(&mount.destination, &tree, read_only).map(drop),
@@ -236,7 +239,7 @@ fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Res
         .with_context(|| format!("cannot mount {mount}"))?;
     }
     for (path, target) in &plan.links {
-        root.link(path, target)?;
+        root.link(Path::new(path), Path::new(target))?;
     }
     root.complete(plan.read_only_root)?;
     for path in &plan.read_only {

@@ -54,7 +54,7 @@ pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
     let staging = match Storage::of(&doc)? {
         Storage::Directory => open_directory(&store::container(name))?,
         // On the file system of the tree itself; root inside may do there what he may do with the tree.
-        Storage::Image { .. } | Storage::Overlay => tree.try_clone()?,
+        Storage::Image { .. } | Storage::Overlay | Storage::Memory => tree.try_clone()?,
     };
     let upgrade = || {
         unstage(&staging)?;

@@ -132,13 +132,20 @@ impl Order {
                 match self.start_command() {
                     Ok(command) => {
                         tell(connection, &Event::Started);
-                        let status = supervise(&command, signals, patron)?;
+                        let status = supervise(Some(&command), signals, patron)?;
                         tell(connection, &Event::Ended(status));
                         sys::exit(status.into());
                     }
                     Err(failure) => failure,
                 }
             }
+            Role::Reaper => match self.confinement.become_init() {
+                Ok(()) => {
+                    tell(connection, &Event::Started);
+                    sys::exit(supervise(None, signals, Some(connection))?.into());
+                }
+                Err(error) => Status::own(error),
+            },
         };
         tell(connection, &Event::Failed(failure));
         sys::exit(1);
@@ -166,9 +173,9 @@ impl Order {
     }
 }
 
-/// Forwards signals to the command and reaps whatever ends, until the command has; returns its status. With a patron,
-/// ends when that is gone.
-fn supervise(command: &Child, signals: &SignalFd, patron: Option<&UnixStream>) -> Result<u8> {
+/// Forwards signals to the command, if there is one, and reaps whatever ends, until the command has; returns its status.
+/// With a patron, ends when that is gone.
+fn supervise(command: Option<&Child>, signals: &SignalFd, patron: Option<&UnixStream>) -> Result<u8> {
     loop {
         let watched = [signals.as_fd(), patron.map_or(signals.as_fd(), AsFd::as_fd)];
         let [signalled, abandoned] = readable(watched, None).context("cannot wait")?;
@@ -176,13 +183,13 @@ fn supervise(command: &Child, signals: &SignalFd, patron: Option<&UnixStream>) -
             sys::exit(1);
         }
         while let (true, Ok(Some(signal))) = (signalled, signals.read_signal()) {
-            if signal.ssi_signo != libc::SIGCHLD as u32 {
+            if let Some(command) = command.filter(|_| signal.ssi_signo != libc::SIGCHLD as u32) {
                 // It may have ended meanwhile.
                 let _ = sys::pidfd_send_signal(&command.pidfd, signal.ssi_signo as i32);
             }
         }
         while let Some((pid, status)) = reap() {
-            if pid == command.pid {
+            if command.is_some_and(|command| command.pid == pid) {
                 return Ok(status);
             }
         }

@@ -36,6 +36,8 @@ pub enum Storage {
     },
     /// The tree is what differs from a snapshot, which it shares with others that were made from the same.
     Overlay,
+    /// The tree is made when the container starts, over the host's own root, and gone when it ends.
+    Memory,
 }
 
 impl FromStr for Storage {
@@ -45,11 +47,12 @@ impl FromStr for Storage {
         match (text, text.strip_prefix("image:")) {
             ("directory", _) => Ok(Self::Directory),
             ("overlay", _) => Ok(Self::Overlay),
+            ("memory", _) => Ok(Self::Memory),
             (_, Some(size)) => {
                 let size = size.parse::<Size>()?.0.unsigned_abs();
                 Ok(Self::Image { size: size.next_multiple_of(IMAGE_UNIT) })
             }
-            _ => Err(format!("bad store {text:?}: directory, overlay or image:SIZE")),
+            _ => Err(format!("bad store {text:?}: directory, overlay, memory or image:SIZE")),
         }
     }
 }
@@ -67,9 +70,9 @@ impl Storage {
         Ok(doc.read("sbx.store")?.unwrap_or_default())
     }
 
-    /// Whether its files have the container's label each: an overlay is mounted with one for all.
+    /// Whether its files have the container's label each: an overlay, or memory, is mounted with one for all.
     pub fn labels_files(self) -> bool {
-        self != Self::Overlay
+        !matches!(self, Self::Overlay | Self::Memory)
     }
 
     /// Where the files of the tree lie on the host, if they lie there while it is not mounted: of an overlay those that
@@ -78,7 +81,7 @@ impl Storage {
         match self {
             Self::Directory => Some(store::tree(name)),
             Self::Overlay => Some(store::upper(name)),
-            Self::Image { .. } => None,
+            Self::Image { .. } | Self::Memory => None,
         }
     }
 
@@ -114,15 +117,25 @@ pub fn open(doc: &Document) -> Result<OwnedFd> {
 /// The mount of an image or an overlay, attached nowhere. A directory is none.
 pub fn mounted(doc: &Document) -> Result<Option<OwnedFd>> {
     let name = doc.name()?;
+    let label = || -> Result<Option<String>> { Ok(doc.read("linux.mountLabel")?.filter(|_| host::runs_selinux())) };
     let mount = match Storage::of(doc)? {
         Storage::Directory => return Ok(None),
         Storage::Image { size } => image(&store::image(&name), size),
-        Storage::Overlay => {
-            let label: Option<String> = doc.read("linux.mountLabel")?;
-            overlay(&name, label.filter(|_| host::runs_selinux()))
-        }
+        Storage::Overlay => overlay(&name, label()?),
+        Storage::Memory => memory(label()?),
     };
     mount.map(Some).with_context(|| format!("cannot mount the tree of {name}"))
+}
+
+/// What memory is for a root that holds mount points and links alone.
+const MEMORY: &str = "1m";
+
+/// Makes an empty root.
+fn memory(label: Option<String>) -> Result<OwnedFd> {
+    let parameters = [("mode", Some("755".to_owned())), ("size", Some(MEMORY.to_owned()))].into_iter();
+    let label = label.map(|label| ("context", Some(label)));
+    let parameters: Vec<_> = parameters.chain(label).map(|(key, value)| (key.to_owned(), value)).collect();
+    mount::new("tmpfs", Path::new("tmpfs"), &parameters)
 }
 
 /// Tries until it succeeds, or patience ends.

@@ -1,6 +1,7 @@
 //! What the document asks to be mounted: understood, or refused, before anything is touched.
 
 use super::file_system::{FileSystem, Owner};
+use crate::edit::links;
 use crate::extra::{INSIDE, LOOP};
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc::{
@@ -9,6 +10,7 @@ use nix::libc::{
 };
 use sbx::ids::Ids;
 use sbx::mountinfo;
+use sbx::storage::Storage;
 use sbx::{Document, storage, sys};
 use serde::Deserialize;
 use std::fmt;
@@ -86,7 +88,9 @@ pub struct Plan {
     pub root: Bind,
     pub read_only_root: bool,
     pub mounts: Vec<Mount>,
-    /// Symbolic links in a `/dev` of the container's own: the path and what it points to.
+    /// Symbolic links that there are before anything is mounted: the path and what it points to.
+    pub first_links: Vec<(PathBuf, PathBuf)>,
+    /// Symbolic links in a `/dev` of the container's own.
     pub links: Vec<(&'static str, &'static str)>,
     pub read_only: Vec<PathBuf>,
     pub masked: Vec<PathBuf>,
@@ -258,6 +262,7 @@ impl Plan {
         let label: Option<String> = doc.read("linux.mountLabel")?;
         let owner = Owner { label: label.as_deref().filter(|_| host.selinux), ids: Ids::of(doc)? };
         storage::check_ids(doc)?;
+        let is_memory = Storage::of(doc)? == Storage::Memory;
         let root: PathBuf = doc.require("root.path")?;
         ensure!(root.is_absolute(), "root.path: {} is not absolute", root.display());
         let mut plan = Self {
@@ -265,6 +270,7 @@ impl Plan {
             root: Bind { path: root, recursive: true, device: None, attributes: Attributes::of(&["rnodev"]) },
             read_only_root: doc.read("root.readonly")?.unwrap_or(false),
             mounts: Vec::new(),
+            first_links: if is_memory { links("/".as_ref())? } else { Vec::new() },
             links: Vec::new(),
             read_only: paths("linux.readonlyPaths")?,
             masked: paths("linux.maskedPaths")?,

@@ -77,11 +77,12 @@ impl Root {
     }
 
     /// Makes a symbolic link.
-    pub fn link(&self, path: &str, target: &str) -> Result<()> {
-        let failed = || format!("cannot make the link {path}");
-        let (directory, name) = path.rsplit_once('/').with_context(failed)?;
-        let directory = self.place(Path::new(directory), true)?;
-        ensure!(self.own.contains(&mount_id(&directory)?), "{path}: its directory is not the container's own");
+    pub fn link(&self, path: &Path, target: &Path) -> Result<()> {
+        let shown = path.display();
+        let failed = || format!("cannot make the link {shown}");
+        let (directory, name) = path.parent().zip(path.file_name()).with_context(failed)?;
+        let directory = self.place(directory, true)?;
+        ensure!(self.own.contains(&mount_id(&directory)?), "{shown}: its directory is not the container's own");
         symlinkat(target, directory, name).with_context(failed)
     }
 
