@@ -195,11 +195,12 @@ fn nothing_of_the_caller_leaks_into_an_executed_command() {
     let passwd = host.tree(&name).join("etc/passwd");
     let text = fs::read_to_string(&passwd).expect("passwd");
     fs::write(&passwd, text.replace(":/root:", ":/the/home:")).expect("passwd");
-    host.service(&format!("start {name}")).ok();
-    let execute = |command: &str| {
-        let line = format!("cd /etc/ssl; SECRET=x virt-sandbox-service execute {name} -- {command} 9</etc/shadow 5</");
-        host.bash(&line).ok().text()
-    };
+    let caller = |line: &str| host.bash(&format!("cd /etc/ssl; SECRET=x {line} 9</etc/shadow 5</")).ok().text();
+    caller(&format!("virt-sandbox-service start {name}"));
+    let holder = host.holder(&name);
+    let careless = |command: &str| caller(&format!("nsenter --target {holder} --mount --pid --wdns -- {command}"));
+    assert!(careless("env").contains("SECRET") && careless("ls /proc/self/fd").ends_with("\n5\n9"));
+    let execute = |command: &str| caller(&format!("virt-sandbox-service execute {name} -- {command}"));
     let environment: BTreeSet<String> = execute("env").lines().map(str::to_owned).collect();
     let definition = host.defined(&name);
     let given = definition["process"]["env"].as_array().expect("an environment").clone();
@@ -209,7 +210,10 @@ fn nothing_of_the_caller_leaks_into_an_executed_command() {
     // ls itself has the directory open.
     assert_eq!(execute("ls /proc/self/fd"), "0\n1\n2\n3");
     assert_eq!(execute("pwd"), "/");
-    assert_eq!(host.inside(&name, "ls -l /proc/1/fd | grep -c shadow || true").ok().text(), "0");
+    // Nor into the container's own processes.
+    let all = format!("find $(for pid in {holder} $(pgrep --parent {holder}); do echo /proc/$pid/fd; done) -lname");
+    assert_eq!(host.bash(&format!("{all} '*' | wc -l")).ok().text(), "6");
+    assert_eq!(host.bash(&format!("{all} '*shadow'; {all} /")).ok().text(), "");
 }
 
 #[test]
@@ -311,6 +315,9 @@ fn an_executed_command_is_as_confined_as_the_container() {
         host.inside(&name, &format!("{keys} /proc/{pid}/status")).ok().text()
     };
     assert_eq!(status(&sleep), status("self"));
+    // CVE-2019-10144: whoever has only entered has more.
+    let entered = format!("nsenter --target {} --all -- grep ^Cap /proc/self/status", host.holder(&name));
+    assert!(!status(&sleep).contains(&host.line(&entered).ok().text()));
     // Below the same limits, in a leaf of its own.
     let cgroup = host.inside(&name, "cat /proc/self/cgroup").ok().text();
     assert!(cgroup.lines().all(|line| line.ends_with(":/") || line.ends_with(":/../exec")), "{cgroup}");
