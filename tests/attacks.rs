@@ -42,12 +42,12 @@
 //! Without a CVE: names that lead elsewhere, `a_bad_name_is_wrong_usage_in_every_verb` in refusals.rs; words that end a line of a
 //! unit, `what_systemd_reads_of_a_unit_is_what_was_written`; what a killed verb leaves, kills.rs.
 
-use crate::kills::can_trace;
+use crate::kills::{can_trace, is_long};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{env, fs, thread};
+use std::{fs, thread};
 use support::{Host, skip};
 
 /// The verbs of virt-sandbox-service.
@@ -169,7 +169,7 @@ fn a_place_that_is_exchanged_for_a_link_while_it_is_mounted_on_is_never_outside(
             [ ! -e canary/deep ] || break; done 2>/dev/null"
     );
     while_exchanged(&spot, &link, || canary.assert_reached(&naive));
-    let count = if env::var("SBX_LONG").is_ok_and(|value| value == "1") { 10_000 } else { 200 };
+    let count = if is_long() { 10_000 } else { 200 };
     let definition = host.definition(&name).display().to_string();
     let starts = format!(
         "for ((i = 0; i < {count}; i++)); do
@@ -929,8 +929,9 @@ fn a_process_that_enters_shows_no_descriptor_of_the_hosts() {
     let namespaces = format!("--target {} --user --mount --pid --setuid 0 --setgid 0", host.holder(&name));
     let careless = traced(&format!("for i in {{1..10}}; do nsenter {namespaces} -- sleep 0.1; done"));
     assert!(careless.contains("reached") && careless.contains("canary"), "{careless}");
+    let count = if is_long() { 1000 } else { 300 };
     let ours = format!(
-        "sbx-ns show {name} >document; for i in {{1..100}}; do sbx-exec run --document 3 -- true 3<document; done"
+        "sbx-ns show {name} >document; for i in {{1..{count}}}; do sbx-exec run --document 3 -- true 3<document; done"
     );
     assert_eq!(traced(&ours), "begun");
 }
