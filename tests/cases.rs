@@ -566,3 +566,48 @@ fn files_of_the_hosts_users_are_theirs_inside() {
     host.service(&format!("stop {name}")).ok();
     host.service(&format!("delete {name}")).ok();
 }
+
+#[test]
+fn a_filter_may_refuse_whatever_it_does_not_take_to_execute_the_command() {
+    let host = Host::small();
+    let name = host.name("a");
+    let filter =
+        r#"{defaultAction: "SCMP_ACT_ALLOW", syscalls: [{action: "SCMP_ACT_KILL_PROCESS", names: $ARGS.positional}]}"#;
+    let killed = "open openat2 close_range fcntl dup3 rt_sigaction rt_sigprocmask getpid gettid prctl capget capset \
+        setgroups setresgid setresuid setsid umask chdir keyctl seccomp";
+    host.bash(&format!("jq -nc '{filter}' --args {killed} >filter")).ok();
+    let filter = host.path("tmp/filter").display().to_string();
+    host.service(&format!("create --seccomp {filter} {name} -- /bin/sleep 1000")).ok();
+    host.bash(&format!("trap '' USR1; virt-sandbox-service start {name}")).ok();
+    let run = "trap '' USR1; sbx-exec run --document 9 --preserve-fds 1 --user 33";
+    let run = |command: &str| host.bash(&format!("{run} -- {command} 9< <(sbx-ns show {name}) 3</etc/passwd 5</"));
+    let status = run("cat /proc/self/status").ok().text();
+    assert!(
+        ["Uid:\t33", "SigIgn:\t0000000000000000", "Seccomp:\t2"].iter().all(|line| status.contains(line)),
+        "{status}"
+    );
+    assert_eq!(run("ls /proc/self/fd").ok().text(), "0\n1\n2\n3\n4");
+    // It bites.
+    assert_eq!(run("bash -c :").code, 128 + 31);
+    host.service(&format!("stop {name}")).ok();
+}
+
+#[test]
+fn a_user_who_may_gain_privileges_has_the_filter_all_the_same() {
+    let host = Host::small();
+    for users in ["auto", "host"] {
+        let name = host.running(users, &format!("--userns {users} --no-new-privs off --uid 33"));
+        let sleep = format!("/proc/$(pgrep --parent {})/status", host.holder(&name));
+        let execute = |user: &str| format!("virt-sandbox-service execute {user} {name} -- cat /proc/self/status");
+        let none = "0000000000000000";
+        for (show, held) in [
+            (format!("cat {sleep}"), none),
+            (execute(""), none),
+            (execute("--user 34"), none),
+            (execute("--user 0"), "00000000800405fb"),
+        ] {
+            let status = host.bash(&format!("{show} | grep -E '^(NoNewPrivs|Seccomp|CapPrm):' | tr -d '\t'")).ok();
+            assert_eq!(status.text(), format!("CapPrm:{held}\nNoNewPrivs:0\nSeccomp:2"), "{show}");
+        }
+    }
+}

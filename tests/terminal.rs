@@ -127,7 +127,7 @@ fn at_terminal(host: &Host, name: &str, script: &str) -> Session {
 #[test]
 fn a_terminal_inside_has_the_size_of_the_callers_at_once_and_follows_it() {
     let (host, name) = running();
-    let script = "stty size; tty; [ -t 2 ] && echo $TERM; trap 'stty size; exit 5' WINCH; while :; do sleep 0.1; done";
+    let script = "trap 'stty size; exit 5' WINCH; stty size; tty; [ -t 2 ] && echo $TERM; while :; do sleep 0.1; done";
     let mut session = at_terminal(&host, &name, script);
     session.sees("33 77\r\n/dev/pts/0\r\nxterm\r\n");
     resize(&session.terminal, 40, 100);
