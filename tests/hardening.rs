@@ -217,6 +217,44 @@ fn a_program_inside_finds_the_rest_of_what_the_page_says() {
     assert_eq!(found(writable), words(&line(&page, "writable")[0]));
 }
 
+#[test]
+fn a_program_inside_has_the_devices_the_programs_and_the_processes_that_the_page_says() {
+    let host = Host::small();
+    let page = page();
+    let found = |said: String| said.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let name = host.running("a", "--userns host");
+    let inside = |script: &str| host.inside(&name, script).ok().text();
+
+    let mut devices = found(inside("find /dev ! -path '/dev/pts/*' ! -type d ! -type l -printf '%P\\n'"));
+    assert_eq!(inside("stat -f -c %T /dev/pts; ls /dev/pts"), "devpts\nptmx");
+    devices.insert("its own terminals".to_owned());
+    assert_eq!(devices, words(&line(&page, "devices")[0]));
+    let make = "mknod /root/null c 1 3 && rm /root/null";
+    host.bash(make).ok();
+    // Nor by whoever has the capability: the cgroup's devices are these.
+    let maker = host.running("maker", "--userns host --cap +mknod");
+    for name in [&name, &maker] {
+        let refused = host.inside(name, make);
+        assert!(refused.code != 0 && refused.stderr.contains("Operation not permitted"), "{refused}");
+    }
+
+    assert_eq!(words(&line(&page, "/usr")[0]), ["the host's", "read-only"].map(str::to_owned).into());
+    let identity = "stat -c '%d %i' /usr /usr/bin/env";
+    assert_eq!(inside(identity), host.bash(identity).ok().text());
+    let writable = "find /usr -maxdepth 3 ! -type l -writable -print -quit";
+    assert_ne!(host.bash(writable).ok().text(), "");
+    assert_eq!(inside(writable), "");
+    let refused = host.inside(&name, "touch /usr/new");
+    assert!(refused.stderr.contains("Read-only file system"), "{refused}");
+
+    assert_eq!(line(&page, "processes")[0], "a limit when asked for (`--pids`)");
+    let limited = host.running("limited", "--pids 20");
+    let many = "for i in {1..30}; do sleep 5 & done 2>&1; kill $(jobs -p)";
+    assert_eq!(inside(many), "");
+    let refused = host.inside(&limited, many);
+    assert!(refused.text().contains("Resource temporarily unavailable"), "{refused}");
+}
+
 // CVE-2022-1227: what the container had in the place of a program ran outside of it.
 
 #[test]
@@ -394,6 +432,8 @@ fn an_init_has_the_cgroups_below_its_own_and_a_command_none() {
     let state = host.line(&format!("sbx-ns show {init}")).ok().json()["sbx"]["state"]["cgroups"].take();
     let own: Vec<_> = state["payload"].as_array().expect("cgroups").iter().filter_map(|path| path.as_str()).collect();
     let all = own.last().and_then(|path| Path::new(path).ancestors().nth(2)).expect("a directory").display();
+    let cell = line(&page(), "cgroup file system").swap_remove(0);
+    assert_eq!(cell, "its own, read-only for a command; systemd's part for systemd");
     let weak = host.running("weak", &format!("--userns host -m host-bind:/srv={all}"));
     // A directory is the same one however it is reached.
     let find = "find -P /sys/fs/cgroup /srv -type d -writable -fstype cgroup -printf '%D %i\\n' -o \
