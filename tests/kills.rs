@@ -306,6 +306,11 @@ fn store(host: &Host) -> String {
     host.run(["bash", "-c", script, &host.path("").display().to_string()], "").ok().text()
 }
 
+/// What of the kernel's network is set, beside links.
+fn network(host: &Host) -> String {
+    host.bash("cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/*/forwarding; nft list ruleset").ok().text()
+}
+
 /// Deletes `name`, of which there may be nothing.
 fn delete(host: &Host, name: &str) {
     let deleted = host.service(&format!("delete {name}"));
@@ -407,7 +412,7 @@ fn a_delete_that_is_killed_at_any_kind_of_call_is_done_by_the_next_one() {
 
 /// Kills a verb of the life of `name`, which `prepare` has made, and asserts each time that it can be deleted.
 fn kill_and_end(host: &Host, name: &str, prepare: impl Fn(), verb: &Verb) {
-    let (before, kept) = (host.snapshot(), store(host));
+    let (before, kept) = (host.snapshot(), (store(host), network(host)));
     verb.kill_all(prepare, |what, kill| {
         if kill.is_some_and(|kill| !kill.is_first && kill.death == Death::OfAll) {
             host.service(&format!("start {name}")).ok();
@@ -423,7 +428,7 @@ fn kill_and_end(host: &Host, name: &str, prepare: impl Fn(), verb: &Verb) {
         let again = host.service(&format!("delete {name}"));
         again.assert_failure(1, "virt-sandbox-service", &[&format!("no container {name}")]);
         host.assert_as(&before, what);
-        assert_eq!(store(host), kept, "{what}");
+        assert_eq!((store(host), network(host)), kept, "{what}");
     });
 }
 
@@ -437,6 +442,19 @@ fn a_start_that_is_killed_at_any_kind_of_call_is_ended_by_delete() {
             let create = || drop(host.service(&format!("create --store {store} {name} -- /bin/sleep 1000")).ok());
             kill_and_end(&host, &name, create, &Verb::new(&host, &format!("virt-sandbox-service start {name}")));
         }
+    }
+}
+
+#[test]
+fn a_network_that_is_killed_at_any_kind_of_call_is_ended_by_delete() {
+    if can_trace() {
+        let host = Host::small();
+        let name = host.name("x");
+        let create = || {
+            host.service(&format!("create -N dhcp --publish 8080:80 {name} -- /bin/sleep 1000")).ok();
+        };
+        let line = format!("virt-sandbox-service start {name} && virt-sandbox-service stop {name}");
+        kill_and_end(&host, &name, create, &Verb { step: "sbx-net ", ..Verb::new(&host, &line) });
     }
 }
 

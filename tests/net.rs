@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 use std::fs;
-use std::path::Path;
-use support::{Host, Outcome, skip};
+use support::networks::{address, gateway, interface, two_apaches};
+use support::{Host, Outcome};
 
 /// A command that its containers run.
 const IDLE: &str = "/bin/sleep 600";
@@ -30,16 +30,6 @@ fn end(host: &Host, name: &str) {
     host.bash(&format!("sbx-net remove --addresses {name} && sbx-ns remove {name}")).ok();
 }
 
-/// What `show` says of the first interface.
-fn interface(host: &Host, name: &str) -> Value {
-    host.line(&format!("sbx-net show {name}")).ok().json()["interfaces"][0].clone()
-}
-
-fn address(host: &Host, name: &str) -> String {
-    let address = interface(host, name)["addresses"][0].as_str().expect("an address").to_owned();
-    address.split('/').next().unwrap_or_default().to_owned()
-}
-
 /// Has a container answer each connection to a port with the address that it is from.
 fn serve(host: &Host, name: &str, port: u16) {
     let answer = "SYSTEM:echo $SOCAT_PEERADDR";
@@ -62,60 +52,11 @@ fn counted(host: &Host) -> Vec<String> {
     counted.collect()
 }
 
-fn apache() -> bool {
-    let installed = Path::new("/usr/sbin/apache2").exists();
-    if !installed {
-        skip("apache2 is not installed");
-    }
-    installed
-}
-
 #[test]
 fn two_apaches_are_reached_by_address_and_port_and_do_not_reach_each_other_until_allowed() {
-    if !apache() {
-        return;
-    }
     let host = Host::new();
     host.line("ip link set lo up").ok();
-    let before = host.snapshot();
-    let names = [host.name("one"), host.name("two")];
-    for (name, port) in names.iter().zip([8081, 8082]) {
-        host.service(&format!("create -C -N dhcp,source=default --publish {port}:80 -u apache2.service {name}")).ok();
-        fs::write(host.tree(name).join("var/www/html/index.html"), name).expect("a page");
-        host.service(&format!("start {name}")).ok();
-    }
-    let fetch =
-        |from: &str| format!("exec 3<>/dev/tcp/{from} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && tail -n 1 <&3");
-    for (name, port) in names.iter().zip([8081, 8082]) {
-        let gateway = gateway(&host);
-        for from in [format!("{}/80", address(&host, name)), format!("127.0.0.1/{port}"), format!("{gateway}/{port}")] {
-            assert_eq!(host.bash(&fetch(&from)).ok().text(), *name, "{from}");
-        }
-        assert_eq!(host.inside(name, "ls /sys/class/net").ok().text(), "eth0\nlo");
-    }
-    let links = host.line("ip -o link").ok().text();
-    let ends = names.each_ref().map(|name| interface(&host, name)["link"].as_str().expect("a link").to_owned());
-    assert!(ends.iter().all(|end| links.contains(end)) && !links.contains("eth0"), "{links}");
-
-    let other = fetch(&format!("{}/80", address(&host, &names[1])));
-    host.inside(&names[0], &other).assert_code(1);
-    host.service(&format!("set --allow {} {}", names[0], names[1])).ok();
-    assert_eq!(host.inside(&names[0], &other).ok().text(), names[1]);
-    host.inside(&names[1], &fetch(&format!("{}/80", address(&host, &names[0])))).assert_code(1);
-
-    // The address is the container's until it is deleted.
-    let addresses = names.each_ref().map(|name| address(&host, name));
-    for name in &names {
-        host.service(&format!("stop {name}")).ok();
-    }
-    assert_eq!(host.bash("ip -o link | wc -l; nft list ruleset").ok().text(), "1");
-    host.service(&format!("start {}", names[1])).ok();
-    assert_eq!(address(&host, &names[1]), addresses[1]);
-    host.service(&format!("stop {}", names[1])).ok();
-    for name in &names {
-        host.service(&format!("delete {name}")).ok();
-    }
-    host.assert_as(&before, "delete");
+    two_apaches(&host);
 }
 
 #[test]
@@ -244,11 +185,6 @@ fn what_is_sent_by_a_lie_is_dropped_and_counted() {
         assert_eq!(heard(&to), "hear", "without the guard: {prepare}");
         end(&host, &liar);
     }
-}
-
-/// The host's address on sbx0.
-fn gateway(host: &Host) -> String {
-    host.bash("ip -4 -br address show sbx0 | grep -o '[0-9.]*/' | tr -d /").ok().text()
 }
 
 /// A machine beside the host, at 192.0.2.2; the host is 192.0.2.1.

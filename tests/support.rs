@@ -1,6 +1,7 @@
 //! What the tests share: a host of its own for each test, the tools and scripts that run on it, and what they leave.
 
 pub mod lives;
+pub mod networks;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, mkdtemp};

@@ -5,17 +5,30 @@ use support::Host;
 /// Where the first leaves what the second compares.
 const KEPT: &str = "/var/tmp/before-the-reboot";
 
+/// The addresses that containers have.
+const ADDRESSES: &str =
+    "for name in boot-disabled boot-enabled; do sbx-net show $name | jq -c .interfaces[0].addresses; done";
+
+/// The host's interfaces, and the chains of its containers.
+const NETWORK: &str =
+    "ip -o link | wc -l; nft -j list chains | jq -r '.nftables[].chain.name // empty' | grep -- - | sort";
+
+/// What that is with no container but the enabled one running: its own, and lo and sbx0.
+const ENABLED: &str = "3\nguard-boot-enabled\nport-tcp-8080\npublished-here\nto-boot-enabled";
+
 #[test]
 #[ignore = "has its place before a reboot"]
 fn before_a_reboot() {
     let host = Host::machine();
-    host.service("create -u cron boot-enabled").ok();
+    host.service("create -N dhcp --publish 8080:80 -u cron boot-enabled").ok();
     host.service("enable boot-enabled").ok();
-    host.service("create boot-disabled -- /usr/bin/sleep infinity").ok();
+    host.service("create -N dhcp boot-disabled -- /usr/bin/sleep infinity").ok();
     host.bash("systemctl start boot-enabled_sandbox boot-disabled_sandbox").ok();
     assert_eq!(host.service("list -r").ok().text(), "boot-disabled\nboot-enabled");
-    host.bash(&format!("mkdir {KEPT} && cp -a --no-preserve=context /proc/sys/kernel/random/boot_id /run/sbx {KEPT}/"))
-        .ok();
+    host.bash(&format!(
+        "mkdir {KEPT} && cp -a --no-preserve=context /proc/sys/kernel/random/boot_id /run/sbx {KEPT}/ && {ADDRESSES} >{KEPT}/addresses"
+    ))
+    .ok();
     // Its end is not to stop what is to be running when the machine goes down.
     std::mem::forget(host);
 }
@@ -29,11 +42,13 @@ fn after_a_reboot() {
     assert_eq!(host.service("list -r").ok().text(), "boot-enabled");
     host.inside("boot-enabled", "systemctl is-active cron").ok();
     assert_eq!(host.line("systemctl is-active boot-disabled_sandbox").text(), "inactive");
+    assert_eq!(host.bash(NETWORK).text(), ENABLED);
     // As after a crash on a host that keeps /run: what it says is of another boot, and is not believed.
     host.bash(&format!("cp -a {KEPT}/sbx/boot-disabled /run/sbx/ && [ -e /run/sbx/boot-disabled/ready ]")).ok();
     assert_eq!(host.service("list -r").ok().text(), "boot-enabled");
     host.service("start boot-disabled").ok();
     assert_eq!(host.service("list -r").ok().text(), "boot-disabled\nboot-enabled");
+    host.bash(&format!("{ADDRESSES} | cmp {KEPT}/addresses")).ok();
     host.bash(&format!("rm -r {KEPT}")).ok();
     next_boot_has_selinux(host, "disabled");
 }
@@ -87,4 +102,8 @@ fn when_selinux_is_on_again() {
         assert_eq!(host.line(&format!("sbx-label check {name}")).ok().text(), "[]");
     }
     assert_ne!(label(&host, "boot-enabled"), label(&host, "boot-unlabelled"));
+    for name in ["boot-enabled", "boot-disabled", "boot-unlabelled"] {
+        host.service(&format!("stop {name}")).ok();
+    }
+    assert_eq!(host.bash("ip -o link | wc -l; nft list ruleset").ok().text(), "1");
 }

@@ -4,6 +4,7 @@
 mod boot;
 mod label;
 mod limits;
+mod net;
 mod selinux;
 mod services;
 mod stores;
