@@ -17,6 +17,7 @@ mod net;
 mod races;
 mod refusals;
 mod roots;
+mod sandbox;
 mod service;
 mod services;
 mod stores;

@@ -381,3 +381,21 @@ fn what_is_not_devpts_is_not_opened_for_a_terminal() {
         assert!(refused.text() == "unopened" && refused.stderr.contains(why), "{refused}");
     }
 }
+
+#[test]
+fn a_sandbox_has_a_terminal_of_its_own() {
+    let host = Host::small();
+    let before = host.snapshot();
+    let mut session =
+        Session::new(&host, &["virt-sandbox", "--", "bash", "-c", "stty size; tty; echo $TERM; sleep 1000"]);
+    session.sees("33 77\r\n/dev/pts/0\r\nxterm\r\n");
+    session.is_raw();
+    session.types("\x03");
+    assert_eq!(session.ends(), 130);
+    let mut session = Session::new(&host, &["virt-sandbox", "--shell", "--", "sh", "-c", "echo beside"]);
+    session.sees("beside");
+    session.types("echo $((6 * 7)); exit 4\n");
+    session.sees("42\r\n");
+    assert_eq!(session.ends(), 4);
+    host.assert_as(&before, "sandboxes");
+}

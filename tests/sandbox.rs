@@ -1,0 +1,175 @@
+//! virt-sandbox: one command in a sandbox over the host's own root.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use support::{Host, Outcome};
+
+fn sandbox(host: &Host, options: &str, script: &str) -> Outcome {
+    let words = options.split_whitespace().chain(["--", "sh", "-c", script]);
+    host.run(["virt-sandbox"].into_iter().chain(words), "")
+}
+
+#[test]
+fn streams_and_status_are_the_commands() {
+    let host = Host::new();
+    host.line("virt-sandbox /bin/false").assert_code(1);
+    host.bash("virt-sandbox /bin/date >date.txt && [ -s date.txt ]").ok();
+    host.bash("head -c 300000 /dev/urandom >src && virt-sandbox /bin/cat <src >dst && cmp src dst").ok();
+    let apart = sandbox(&host, "", "echo out; echo err >&2; exit 3").assert_code(3);
+    assert_eq!((apart.text().as_str(), apart.stderr.as_str()), ("out", "err\n"));
+    sandbox(&host, "", "kill -9 $$").assert_code(137);
+    sandbox(&host, "", "kill -TERM $$").assert_code(143);
+    assert_eq!(host.bash("virt-sandbox -- sh -c 'read -r x; echo $?' <&-").ok().text(), "1");
+    let missing = host.line("virt-sandbox -- /no/such").assert_code(127);
+    assert!(missing.stderr.contains("cannot execute /no/such"), "{missing}");
+    host.line("virt-sandbox -- /etc/passwd").assert_code(126);
+    for (line, code, why) in [
+        ("virt-sandbox", 2, "a command is missing"),
+        ("virt-sandbox --no-such x", 2, "unknown option '--no-such'"),
+        ("virt-sandbox -p -S nobody x", 2, "-p and -S do not go together"),
+        ("virt-sandbox -c qemu:///session x", 1, "only lxc:///"),
+        ("virt-sandbox -m host-bind:/srv=/no/such x", 1, "cannot mount /no/such"),
+        ("virt-sandbox -m disk:/srv=/x x", 2, "bad mount"),
+        ("virt-sandbox --net mode=nosuch x", 2, "bad mode"),
+        ("virt-sandbox --memory 1M x", 1, "too small"),
+        ("virt-sandbox -i /tmp/x=/no/such x", 1, "/no/such"),
+        ("virt-sandbox --x11 x", 1, "DISPLAY"),
+        ("virt-sandbox --wayland x", 1, "no socket"),
+    ] {
+        let refused = host.line(line).assert_code(code);
+        assert!(refused.stderr.contains(why), "{refused}");
+    }
+}
+
+#[test]
+fn it_reads_programs_and_writes_nothing_but_its_own() {
+    let host = Host::new();
+    fs::write(host.root("/etc/shadow-"), "root:secret:1::::::\n").ok();
+    let before = host.snapshot();
+    let places = "for place in / /etc /usr /opt /run /var /dev /proc/sys/kernel /sys $HOME /tmp /var/tmp /dev/shm; do
+        touch $place/x 2>/dev/null && echo $place; done";
+    // It is root, to whom what it has a mount of its own of belongs.
+    assert_eq!(sandbox(&host, "", places).ok().text(), "/run\n/dev\n/root\n/tmp\n/var/tmp\n/dev/shm");
+    assert_eq!(sandbox(&host, "-S nobody", places).ok().text(), "/tmp\n/var/tmp\n/dev/shm");
+    let secrets = "cat /etc/shadow /etc/shadow- /etc/gshadow 2>/dev/null | wc -c";
+    assert_eq!(sandbox(&host, "", secrets).ok().text(), "0");
+    assert_ne!(host.bash(secrets).text(), "0");
+    let who = "id -u; id -g; pwd; echo $HOME; grep -h '^Cap[PEB]\\|NoNewPrivs\\|Seccomp:' /proc/self/status";
+    let shown = sandbox(&host, "", who).ok().text().replace('\t', "");
+    let none = "CapPrm:0000000000000000\nCapEff:0000000000000000\nCapBnd:0000000000000000";
+    assert_eq!(shown, format!("0\n0\n/root\n/root\n{none}\nNoNewPrivs:1\nSeccomp:2"));
+    assert_eq!(sandbox(&host, "-p", "grep CapEff /proc/self/status").ok().text(), "CapEff:\t00000000800405fb");
+    assert_eq!(sandbox(&host, "-S nobody", "id -un; id -gn").ok().text(), "nobody\nnogroup");
+    // Where the caller is, if that can be seen inside.
+    assert_eq!(host.bash("cd /usr/share && virt-sandbox -- pwd").ok().text(), "/usr/share");
+    assert_eq!(sandbox(&host, "", "ls /sys/class/net; ls -d /proc/[0-9]* | wc -l").ok().text(), "lo\n3");
+    assert_eq!(sandbox(&host, "--env A=b\\ c --env HOME=/tmp", "echo $A $HOME").ok().text(), "b\\ /tmp");
+    // What it runs as process 1 is no more than it is itself, and nothing of it can be had.
+    let first = "cat /proc/1/status | grep '^Cap[PE]'; cat /proc/1/environ; ls -l /proc/1/fd /proc/1/exe";
+    let shown = sandbox(&host, "", first);
+    assert!(shown.text().starts_with("CapPrm:\t0000000000000000\nCapEff:\t0000000000000000"), "{shown}");
+    assert!(shown.stderr.contains("Permission denied"), "{shown}");
+    host.assert_as(&before, "sandboxes");
+}
+
+#[test]
+fn what_is_bound_is_the_hosts_and_what_is_included_is_copied_from_inside() {
+    let host = Host::new();
+    let before = host.snapshot();
+    fs::create_dir(host.path("tmp/scratch")).expect("a directory");
+    fs::write(host.path("tmp/foo"), "foo").expect("a file");
+    host.bash(
+        "virt-sandbox -c lxc:/// -m host-bind:$HOME=$PWD/scratch -i $HOME/in/foo=$PWD/foo -- sh -c 'cp ~/in/foo ~/bar'",
+    )
+    .ok();
+    assert_eq!(fs::read_to_string(host.path("tmp/scratch/bar")).expect("made inside"), "foo");
+    host.bash("echo /tmp/foo=$PWD/foo >list && virt-sandbox -I list -- grep -q foo /tmp/foo").ok();
+    host.bash("cd scratch && virt-sandbox --bind . -- touch here && [ -e here ]").ok();
+    let refused = host.bash("cd scratch && virt-sandbox --ro . -- touch there").assert_code(1);
+    assert!(refused.stderr.contains("Read-only file system"), "{refused}");
+    host.bash("virt-sandbox --ro foo:/srv/foo -- cat /srv/foo").ok();
+    assert_eq!(host.bash("virt-sandbox --home scratch -- ls ~").ok().text(), "bar\nhere\nin");
+    assert_eq!(
+        host.bash("HOME=$PWD/scratch virt-sandbox --home ro -- sh -c 'ls ~; ! touch ~/x'").ok().text(),
+        "bar\nhere\nin"
+    );
+    host.bash("virt-sandbox --tmp scratch -- sh -c 'touch /tmp/tmp' && [ -e scratch/tmp ]").ok();
+    let size = "stat -f -c '%b %S' /tmp | { read -r n size; echo $((n * size)); }";
+    assert_eq!(sandbox(&host, "--tmp 3M", size).ok().text(), (3 << 20).to_string());
+
+    // A link that an earlier sandbox has left in a directory of the host's does not lead out of the next one.
+    fs::create_dir(host.path("tmp/outside")).expect("a directory");
+    symlink(host.path("tmp/outside"), host.path("tmp/scratch/link")).expect("a link");
+    let refused = host.bash("virt-sandbox --home scratch -i $HOME/link/foo=$PWD/foo -- true").assert_code(1);
+    assert!(refused.stderr.contains("cannot include"), "{refused}");
+    assert_eq!(fs::read_dir(host.path("tmp/outside")).expect("a directory").count(), 0);
+    host.assert_as(&before, "sandboxes");
+}
+
+#[test]
+fn limits_and_networks_are_those_that_are_asked_for() {
+    let host = Host::new();
+    host.line("ip link set lo up").ok();
+    let (before, name) = (host.snapshot(), host.name("s"));
+    let named = |options: &str| format!("-n {name} {options}");
+    let forks = sandbox(&host, &named("--pids 10"), "for i in $(seq 20); do sleep 1 & done; wait").assert_code(2);
+    assert!(forks.stderr.contains("Cannot fork"), "{forks}");
+    let memory = "head -c 90000000 /dev/zero | tail -c 90000000 | wc -c";
+    assert_eq!(sandbox(&host, &named("--memory 1G"), memory).ok().text(), "90000000");
+    assert_eq!(sandbox(&host, &named("--memory 48M"), memory).text(), "0");
+    host.assert_as(&before, "limits");
+
+    let links = "ls /sys/class/net; ip -4 -br address show eth0 | grep -o '10[.0-9]*/'";
+    assert!(sandbox(&host, &named("--net dhcp"), links).ok().text().starts_with("eth0\nlo\n10.83."));
+    host.assert_as(&before, "a network");
+    assert_eq!(host.bash("nft list ruleset; find state/claims -type l 2>/dev/null").text(), "");
+    let of_the_host = host.line("readlink /proc/self/ns/net").ok().text();
+    assert_eq!(sandbox(&host, "--net host", "readlink /proc/self/ns/net").ok().text(), of_the_host);
+    assert_ne!(sandbox(&host, "--net none", "readlink /proc/self/ns/net").ok().text(), of_the_host);
+}
+
+#[test]
+fn nothing_is_left_however_it_ends() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let name = host.name("s");
+    // At each moment of its life, its first steps among them.
+    for hundredth in 0..30 {
+        let line =
+            format!("timeout -s KILL 0.{hundredth:02} virt-sandbox -n {name} --memory 64M -N dhcp -- sleep 1000");
+        assert_ne!(host.line(&line).code, 0);
+        host.assert_as(&before, &line);
+    }
+    // Its command is told of a signal; a sandbox whose caller is killed is ended as a whole.
+    let told = "virt-sandbox -- bash -c 'trap \"exit 5\" TERM; echo; while :; do sleep 0.1; done' >said & pid=$!
+        until [ -s said ]; do sleep 0.05; done; kill $pid; wait $pid";
+    host.bash(told).assert_code(5);
+    host.bash("virt-sandbox -- bash -c 'sleep 1003 & disown; exit'").ok();
+    host.assert_as(&before, "a process in the background");
+    assert_eq!(host.bash("ls -A runtime state/containers 2>/dev/null").text(), "");
+}
+
+#[test]
+fn many_at_once_and_one_after_the_other_do_not_fail_and_leave_nothing() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let many = if std::env::var("SBX_LONG").is_ok_and(|long| long == "1") { 500 } else { 60 };
+    let line = format!(
+        "seq {many} | xargs -P 8 -I N virt-sandbox -- sh -c 'echo N; [ \"$(cat /proc/1/comm)\" = sbx-ns ]' | sort -n"
+    );
+    let said = host.bash(&format!("set -o pipefail; {line}")).ok().text();
+    assert_eq!(said, (1..=many).map(|n| n.to_string()).collect::<Vec<_>>().join("\n"));
+    host.assert_as(&before, "many sandboxes");
+}
+
+#[test]
+fn a_file_of_the_callers_is_not_made_privileged_inside() {
+    let host = Host::new();
+    fs::create_dir(host.path("tmp/scratch")).expect("a directory");
+    fs::set_permissions(host.path("tmp/scratch"), PermissionsExt::from_mode(0o777)).expect("a mode");
+    // Whoever runs it outside, later, would be root.
+    let line = "virt-sandbox -S nobody --bind scratch -- sh -c 'cp /usr/bin/id scratch/id && chmod 4755 scratch/id'";
+    let made = host.bash(line);
+    let mode = fs::metadata(host.path("tmp/scratch/id")).map_or(0, |made| made.permissions().mode() & 0o7000);
+    assert_eq!(mode, 0, "{made}");
+}
