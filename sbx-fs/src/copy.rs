@@ -93,8 +93,8 @@ impl Level {
 impl<J: Fn(&Path, &Entry) -> Result<Verdict> + Sync> Copier<J> {
     pub fn new(source: OwnedFd, target: OwnedFd, judge: J) -> Result<Self> {
         let (source, target) = (Node::of(source)?, Node::of(target)?);
-        let (links, content, root, notes) = Default::default();
-        Ok(Self { source, target, judge, links, content, root, notes }.called("/".as_ref()))
+        let (links, content, notes) = Default::default();
+        Ok(Self { source, target, judge, links, content, root: "/".into(), notes })
     }
 
     /// Begins all paths that are shown with this one.
