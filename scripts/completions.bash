@@ -60,7 +60,7 @@ declare -gA _sbx_takes=(
     [sbx-exec]='--help --version'
     [sbx-exec profile]='--name=NAME --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY FILE'
     [sbx-exec run]='--document=ANY --user=ANY --cwd=ANY --env=ANY --preserve-fds=ANY
-        --pid-file=FILE --tty'
+        --pid-file=FILE --end --tty'
     [sbx-exec boot]='--document=ANY --timeout=ANY --wait'
     [sbx-exec stop]='--document=ANY --timeout=ANY'
 
