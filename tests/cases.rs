@@ -195,11 +195,12 @@ fn nothing_of_the_caller_leaks_into_an_executed_command() {
     let passwd = host.tree(&name).join("etc/passwd");
     let text = fs::read_to_string(&passwd).expect("passwd");
     fs::write(&passwd, text.replace(":/root:", ":/the/home:")).expect("passwd");
-    host.service(&format!("start {name}")).ok();
-    let execute = |command: &str| {
-        let line = format!("cd /etc/ssl; SECRET=x virt-sandbox-service execute {name} -- {command} 9</etc/shadow 5</");
-        host.bash(&line).ok().text()
-    };
+    let caller = |line: &str| host.bash(&format!("cd /etc/ssl; SECRET=x {line} 9</etc/shadow 5</")).ok().text();
+    caller(&format!("virt-sandbox-service start {name}"));
+    let holder = host.holder(&name);
+    let careless = |command: &str| caller(&format!("nsenter --target {holder} --mount --pid --wdns -- {command}"));
+    assert!(careless("env").contains("SECRET") && careless("ls /proc/self/fd").ends_with("\n5\n9"));
+    let execute = |command: &str| caller(&format!("virt-sandbox-service execute {name} -- {command}"));
     let environment: BTreeSet<String> = execute("env").lines().map(str::to_owned).collect();
     let definition = host.defined(&name);
     let given = definition["process"]["env"].as_array().expect("an environment").clone();
@@ -209,7 +210,10 @@ fn nothing_of_the_caller_leaks_into_an_executed_command() {
     // ls itself has the directory open.
     assert_eq!(execute("ls /proc/self/fd"), "0\n1\n2\n3");
     assert_eq!(execute("pwd"), "/");
-    assert_eq!(host.inside(&name, "ls -l /proc/1/fd | grep -c shadow || true").ok().text(), "0");
+    // Nor into the container's own processes.
+    let all = format!("find $(for pid in {holder} $(pgrep --parent {holder}); do echo /proc/$pid/fd; done) -lname");
+    assert_eq!(host.bash(&format!("{all} '*' | wc -l")).ok().text(), "6");
+    assert_eq!(host.bash(&format!("{all} '*shadow'; {all} /")).ok().text(), "");
 }
 
 #[test]
@@ -311,6 +315,9 @@ fn an_executed_command_is_as_confined_as_the_container() {
         host.inside(&name, &format!("{keys} /proc/{pid}/status")).ok().text()
     };
     assert_eq!(status(&sleep), status("self"));
+    // CVE-2019-10144: whoever has only entered has more.
+    let entered = format!("nsenter --target {} --all -- grep ^Cap /proc/self/status", host.holder(&name));
+    assert!(!status(&sleep).contains(&host.line(&entered).ok().text()));
     // Below the same limits, in a leaf of its own.
     let cgroup = host.inside(&name, "cat /proc/self/cgroup").ok().text();
     assert!(cgroup.lines().all(|line| line.ends_with(":/") || line.ends_with(":/../exec")), "{cgroup}");
@@ -558,4 +565,49 @@ fn files_of_the_hosts_users_are_theirs_inside() {
     assert_eq!(owners, "/etc/c5/nobody UNKNOWN:root 4321\n/etc/c5/web www-data:mail 33");
     host.service(&format!("stop {name}")).ok();
     host.service(&format!("delete {name}")).ok();
+}
+
+#[test]
+fn a_filter_may_refuse_whatever_it_does_not_take_to_execute_the_command() {
+    let host = Host::small();
+    let name = host.name("a");
+    let filter =
+        r#"{defaultAction: "SCMP_ACT_ALLOW", syscalls: [{action: "SCMP_ACT_KILL_PROCESS", names: $ARGS.positional}]}"#;
+    let killed = "open openat2 close_range fcntl dup3 rt_sigaction rt_sigprocmask getpid gettid prctl capget capset \
+        setgroups setresgid setresuid setsid umask chdir keyctl seccomp";
+    host.bash(&format!("jq -nc '{filter}' --args {killed} >filter")).ok();
+    let filter = host.path("tmp/filter").display().to_string();
+    host.service(&format!("create --seccomp {filter} {name} -- /bin/sleep 1000")).ok();
+    host.bash(&format!("trap '' USR1; virt-sandbox-service start {name}")).ok();
+    let run = "trap '' USR1; sbx-exec run --document 9 --preserve-fds 1 --user 33";
+    let run = |command: &str| host.bash(&format!("{run} -- {command} 9< <(sbx-ns show {name}) 3</etc/passwd 5</"));
+    let status = run("cat /proc/self/status").ok().text();
+    assert!(
+        ["Uid:\t33", "SigIgn:\t0000000000000000", "Seccomp:\t2"].iter().all(|line| status.contains(line)),
+        "{status}"
+    );
+    assert_eq!(run("ls /proc/self/fd").ok().text(), "0\n1\n2\n3\n4");
+    // It bites.
+    assert_eq!(run("bash -c :").code, 128 + 31);
+    host.service(&format!("stop {name}")).ok();
+}
+
+#[test]
+fn a_user_who_may_gain_privileges_has_the_filter_all_the_same() {
+    let host = Host::small();
+    for users in ["auto", "host"] {
+        let name = host.running(users, &format!("--userns {users} --no-new-privs off --uid 33"));
+        let sleep = format!("/proc/$(pgrep --parent {})/status", host.holder(&name));
+        let execute = |user: &str| format!("virt-sandbox-service execute {user} {name} -- cat /proc/self/status");
+        let none = "0000000000000000";
+        for (show, held) in [
+            (format!("cat {sleep}"), none),
+            (execute(""), none),
+            (execute("--user 34"), none),
+            (execute("--user 0"), "00000000800405fb"),
+        ] {
+            let status = host.bash(&format!("{show} | grep -E '^(NoNewPrivs|Seccomp|CapPrm):' | tr -d '\t'")).ok();
+            assert_eq!(status.text(), format!("CapPrm:{held}\nNoNewPrivs:0\nSeccomp:2"), "{show}");
+        }
+    }
 }

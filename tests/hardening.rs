@@ -217,6 +217,44 @@ fn a_program_inside_finds_the_rest_of_what_the_page_says() {
     assert_eq!(found(writable), words(&line(&page, "writable")[0]));
 }
 
+#[test]
+fn a_program_inside_has_the_devices_the_programs_and_the_processes_that_the_page_says() {
+    let host = Host::small();
+    let page = page();
+    let found = |said: String| said.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let name = host.running("a", "--userns host");
+    let inside = |script: &str| host.inside(&name, script).ok().text();
+
+    let mut devices = found(inside("find /dev ! -path '/dev/pts/*' ! -type d ! -type l -printf '%P\\n'"));
+    assert_eq!(inside("stat -f -c %T /dev/pts; ls /dev/pts"), "devpts\nptmx");
+    devices.insert("its own terminals".to_owned());
+    assert_eq!(devices, words(&line(&page, "devices")[0]));
+    let make = "mknod /root/null c 1 3 && rm /root/null";
+    host.bash(make).ok();
+    // Nor by whoever has the capability: the cgroup's devices are these.
+    let maker = host.running("maker", "--userns host --cap +mknod");
+    for name in [&name, &maker] {
+        let refused = host.inside(name, make);
+        assert!(refused.code != 0 && refused.stderr.contains("Operation not permitted"), "{refused}");
+    }
+
+    assert_eq!(words(&line(&page, "/usr")[0]), ["the host's", "read-only"].map(str::to_owned).into());
+    let identity = "stat -c '%d %i' /usr /usr/bin/env";
+    assert_eq!(inside(identity), host.bash(identity).ok().text());
+    let writable = "find /usr -maxdepth 3 ! -type l -writable -print -quit";
+    assert_ne!(host.bash(writable).ok().text(), "");
+    assert_eq!(inside(writable), "");
+    let refused = host.inside(&name, "touch /usr/new");
+    assert!(refused.stderr.contains("Read-only file system"), "{refused}");
+
+    assert_eq!(line(&page, "processes")[0], "a limit when asked for (`--pids`)");
+    let limited = host.running("limited", "--pids 20");
+    let many = "for i in {1..30}; do sleep 5 & done 2>&1; kill $(jobs -p)";
+    assert_eq!(inside(many), "");
+    let refused = host.inside(&limited, many);
+    assert!(refused.text().contains("Resource temporarily unavailable"), "{refused}");
+}
+
 // CVE-2022-1227: what the container had in the place of a program ran outside of it.
 
 #[test]
@@ -381,26 +419,60 @@ fn neither_namespaces_nor_hierarchies_are_made_inside() {
     assert_eq!(host.inside(&plain, opened).ok().text(), "");
 }
 
-// CVE-2018-15664, CVE-2019-14271: libraries of the container's were loaded by who had entered it.
+// CVE-2023-25809: cgroups of the host's could be written to.
+
+#[test]
+fn an_init_has_the_cgroups_below_its_own_and_a_command_none() {
+    let host = Host::small();
+    host.unit("idle.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    let init = host.name("init");
+    host.service(&format!("create -u idle {init}")).ok();
+    host.service(&format!("start {init}")).ok();
+    let command = host.running("command", "");
+    let state = host.line(&format!("sbx-ns show {init}")).ok().json()["sbx"]["state"]["cgroups"].take();
+    let own: Vec<_> = state["payload"].as_array().expect("cgroups").iter().filter_map(|path| path.as_str()).collect();
+    let all = own.last().and_then(|path| Path::new(path).ancestors().nth(2)).expect("a directory").display();
+    let cell = line(&page(), "cgroup file system").swap_remove(0);
+    assert_eq!(cell, "its own, read-only for a command; systemd's part for systemd");
+    let weak = host.running("weak", &format!("--userns host -m host-bind:/srv={all}"));
+    // A directory is the same one however it is reached.
+    let find = "find -P /sys/fs/cgroup /srv -type d -writable -fstype cgroup -printf '%D %i\\n' -o \
+        -type d -writable -fstype cgroup2 -printf '%D %i\\n'";
+    let found = |said: String| said.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let below = found(host.bash(&find.replace("/sys/fs/cgroup /srv", &own.join(" "))).ok().text());
+    let writable = |name: &str| found(host.inside(name, find).ok().text());
+    assert!(!writable(&weak).is_subset(&below));
+    let writable_to_init = writable(&init);
+    assert!(!writable_to_init.is_empty() && writable_to_init.is_subset(&below), "{writable_to_init:?}: {below:?}");
+    assert_eq!(writable(&command), BTreeSet::new());
+}
+
+// CVE-2018-6764, CVE-2019-14271: libraries of the container's were loaded by who had entered it.
 
 #[test]
 fn nothing_of_the_container_is_loaded_before_the_command() {
     let host = Host::small();
     let name = host.running("a", "");
     host.inside(&name, "echo /root/evil.so >/etc/ld.so.preload; touch /root/evil.so").ok();
-    let trace = |command: &str| host.bash(&format!("strace -f -qq -e trace=openat,open,openat2,execve {command} 2>&1"));
+    let trace = |command: &str| {
+        let said = host.bash(&format!("strace -f -qq -e trace=openat,open,openat2,execve {command} 2>&1"));
+        String::from_utf8(said.stdout).expect("a trace")
+    };
     let tree = host.tree(&name).display().to_string();
     // A dynamic program that has entered a root asks that root's files who a user is.
-    let naive = trace(&format!("chroot --userspec=daemon {tree} /bin/true")).stdout;
-    let naive = String::from_utf8_lossy(&naive);
+    let naive = trace(&format!("chroot --userspec=daemon {tree} /bin/true"));
     assert!(naive.contains("\"/etc/nsswitch.conf\""), "{naive}");
-    let ours = trace(&format!("virt-sandbox-service execute {name} -- /bin/true")).stdout;
-    let ours = String::from_utf8_lossy(&ours);
-    // From the first step into the container to the command.
-    let (before, _) = ours.rsplit_once("execve(\"/bin/true\"").expect("the command");
-    let (_, entered) = before.rsplit_once("execve(").expect("sbx-exec");
-    for loaded in ["ld.so.preload", "evil.so", "libnss", "nsswitch.conf", "gconv", "locale", "ld.so.cache"] {
-        assert!(!entered.contains(loaded), "{loaded}: {entered}");
+    let execute = format!("virt-sandbox-service execute {name} -- /bin/true");
+    let verbs = ["stop", "start", "stop"].map(|verb| format!("virt-sandbox-service {verb} {name}"));
+    let life = format!("bash -c '{}'", verbs.join(" && "));
+    for (ours, command) in [(execute, "/bin/true"), (life, "/bin/sleep")] {
+        let ours = trace(&ours);
+        // From the first step into the container to the command.
+        let (before, _) = ours.rsplit_once(&format!("execve(\"{command}\"")).expect("the command");
+        let (_, entered) = before.rsplit_once("execve(").expect("sbx-exec");
+        for loaded in ["ld.so.preload", "evil.so", "libnss", "nsswitch.conf", "gconv", "locale", "ld.so.cache"] {
+            assert!(!entered.contains(loaded), "{loaded}: {entered}");
+        }
+        assert!(entered.contains("\"etc/passwd\""), "{entered}");
     }
-    assert!(entered.contains("\"etc/passwd\"") || entered.contains("passwd"), "{entered}");
 }

@@ -270,7 +270,7 @@ impl<'a> Verb<'a> {
 }
 
 /// Whether a test is to take its time.
-fn is_long() -> bool {
+pub fn is_long() -> bool {
     env::var("SBX_LONG").is_ok_and(|value| value == "1")
 }
 

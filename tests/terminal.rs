@@ -127,7 +127,7 @@ fn at_terminal(host: &Host, name: &str, script: &str) -> Session {
 #[test]
 fn a_terminal_inside_has_the_size_of_the_callers_at_once_and_follows_it() {
     let (host, name) = running();
-    let script = "stty size; tty; [ -t 2 ] && echo $TERM; trap 'stty size; exit 5' WINCH; while :; do sleep 0.1; done";
+    let script = "trap 'stty size; exit 5' WINCH; stty size; tty; [ -t 2 ] && echo $TERM; while :; do sleep 0.1; done";
     let mut session = at_terminal(&host, &name, script);
     session.sees("33 77\r\n/dev/pts/0\r\nxterm\r\n");
     resize(&session.terminal, 40, 100);
@@ -352,14 +352,32 @@ fn no_link_inside_is_opened_for_a_terminal() {
         assert_eq!(session.ends(), 0);
         let trace = fs::read_to_string(trace).expect("a trace");
         let (ours, _) = trace.split_once("execve(\"/usr/bin/tty\"").expect("the command");
-        let names = ["/pts", "/ptmx", "/console"];
+        let names = ["/pts", "ptmx\"", "/console"];
         let opened: Vec<_> =
             ours.lines().filter(|line| line.contains("open") && names.iter().any(|name| line.contains(name))).collect();
-        assert!(
-            opened.len() == 1 && opened[0].contains("\"/dev/pts/ptmx\"") && opened[0].contains("RESOLVE_NO_SYMLINKS"),
-            "{opened:?}"
-        );
+        assert!(opened.len() == 2 && opened.iter().all(|line| line.contains("RESOLVE_NO_SYMLINKS")), "{opened:?}");
         assert!(ours.contains("TIOCGPTPEER"), "{ours}");
     }
     assert_eq!(host.inside(&name, "cat /etc/canary").ok().text(), "untouched");
+}
+
+#[test]
+fn what_is_not_devpts_is_not_opened_for_a_terminal() {
+    let host = Host::small();
+    // The mounts are the host's root's.
+    let name = host.running("a", "--userns host");
+    let enter = format!("nsenter --target {} --mount --", host.holder(&name));
+    for (mount, why) in [
+        ("mkfifo /root/pipe && mount --bind /root/pipe /dev/pts/ptmx", "Cross-device link"),
+        ("mount -t tmpfs tmpfs /dev/pts && mkfifo /dev/pts/ptmx", "is not devpts"),
+    ] {
+        host.bash(&format!("{enter} bash -c '{mount}'")).ok();
+        // Whoever waits to read from a pipe sees that it is opened.
+        let read = format!("{enter} cat /dev/pts/ptmx & sleep 0.2");
+        let opened = |by: &str| host.bash(&format!("{read}; {by}; sleep 0.2; kill $! && echo unopened"));
+        assert_eq!(opened(&format!("{enter} bash -c ': <>/dev/pts/ptmx'")).text(), "");
+        let run = format!("sbx-exec run --document 3 --tty -- true 3< <(sbx-ns show {name})");
+        let refused = opened(&run);
+        assert!(refused.text() == "unopened" && refused.stderr.contains(why), "{refused}");
+    }
 }

@@ -64,7 +64,7 @@ impl Modes {
     /// Passes on every byte as it is typed. Out of the foreground this stops the process, as is due.
     fn make_raw(&self) -> Result<()> {
         self.raw()
-            .map_or(Ok(()), |raw| tcsetattr(stdin(), OptionalActions::Drain, &raw))
+            .map_or(Ok(()), |raw| tcsetattr(stdin(), OptionalActions::Now, &raw))
             .context("cannot use the terminal")
     }
 }
@@ -74,9 +74,9 @@ impl Drop for Modes {
         let key = |modes: &Termios| (modes.input_modes, modes.output_modes, modes.local_modes);
         let (Some(before), Some(raw), Ok(now)) = (&self.0, self.raw(), tcgetattr(stdin())) else { return };
         if key(&now) == key(&raw) {
-            // Also out of the foreground. Nobody can be told that it did not succeed.
+            // Also out of the foreground, and where nobody reads what is shown. Nobody can be told that it did not succeed.
             let _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::from(Signal::SIGTTOU)), None);
-            let _ = tcsetattr(stdin(), OptionalActions::Drain, before);
+            let _ = tcsetattr(stdin(), OptionalActions::Now, before);
         }
     }
 }

@@ -162,8 +162,10 @@ impl Confinement {
     pub fn become_command(&self) -> Status {
         let attempt = || -> Result<Status> {
             let who = self.who()?;
+            let (command, args) = self.command(&who)?;
+            let env = self.environment(&who)?;
             self.give_up(Some(&who))?;
-            self.execute(&who)
+            Ok(execute(&command, &args, &env))
         };
         attempt().unwrap_or_else(Status::own)
     }
@@ -201,21 +203,22 @@ impl Confinement {
             self.label()?;
             // With the caller's rights: the directory may be closed to the user.
             self.directory(who)?;
+            self.inheritance()?;
         }
         // Needs CAP_SETPCAP, which the sets below may not have.
         self.bounding()?;
+        if !self.no_new_privs {
+            // Without no_new_privs loading a filter needs CAP_SYS_ADMIN, which a user who is not root loses next.
+            self.filter()?;
+        }
         if let Some(who) = who {
             // Needs CAP_SETGID and CAP_SETUID.
             become_user(&who.identity)?;
         }
-        if !self.no_new_privs {
-            // Without no_new_privs loading a filter needs CAP_SYS_ADMIN, which goes next.
-            self.filter()?;
-        }
         self.capability_sets()?;
         if self.no_new_privs {
             nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")?;
-            // Last, since it refuses calls that the steps above make.
+            // Last, since it may refuse any call but that which executes the command.
             self.filter()?;
         }
         Ok(())
@@ -294,6 +297,13 @@ impl Confinement {
         Ok(())
     }
 
+    /// What exec would hand on: signals that are ignored or blocked, and descriptors beyond those that the command gets. They
+    /// close with it; until then an error can be told.
+    fn inheritance(&self) -> Result<()> {
+        sys::reset_signals();
+        sys::close_on_exec_from(3 + self.passed).context("cannot close the caller's descriptors")
+    }
+
     fn bounding(&self) -> Result<()> {
         for capability in caps::read(None, CapSet::Bounding).context("cannot read the bounding set")? {
             if !self.bounding.contains(&capability) {
@@ -318,25 +328,6 @@ impl Confinement {
 
     fn filter(&self) -> Result<()> {
         self.seccomp.load().context("cannot load the seccomp filter")
-    }
-
-    /// Executes the command, found along the PATH of its own environment. Whatever descriptor is open beyond those that it
-    /// gets closes with it; until then an error can be told.
-    fn execute(&self, who: &Who) -> Result<Status> {
-        let (command, args) = self.command(who)?;
-        let env = self.environment(who)?;
-        sys::reset_signals();
-        sys::close_on_exec_from(3 + self.passed).context("cannot close the caller's descriptors")?;
-        let mut failure = Errno::ENOENT;
-        for path in candidates(&command, &env) {
-            let Err(error) = execve(&path, &args, &env);
-            // Found but not executable tells more than not found.
-            if !matches!(error, Errno::ENOENT | Errno::ENOTDIR) {
-                failure = error;
-            }
-        }
-        let code = if failure == Errno::ENOENT { 127 } else { 126 };
-        Ok(Status { code, message: Some(format!("cannot execute {command}: {}", failure.desc())) })
     }
 
     /// The command and its arguments. A shell that is called `-sh` knows that it is a login shell.
@@ -369,6 +360,20 @@ impl Confinement {
         }
         Ok(env)
     }
+}
+
+/// Executes a command, found along the PATH of its own environment. Returns only on failure.
+fn execute(command: &str, args: &[CString], env: &[CString]) -> Status {
+    let mut failure = Errno::ENOENT;
+    for path in candidates(command, env) {
+        let Err(error) = execve(&path, args, env);
+        // Found but not executable tells more than not found.
+        if !matches!(error, Errno::ENOENT | Errno::ENOTDIR) {
+            failure = error;
+        }
+    }
+    let code = if failure == Errno::ENOENT { 127 } else { 126 };
+    Status { code, message: Some(format!("cannot execute {command}: {}", failure.desc())) }
 }
 
 /// Groups first, then gid, then uid: afterwards neither could be changed. Groups are always set, since the caller's would

@@ -5,7 +5,7 @@
 
 use crate::rights;
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fchown, fstat, fstatfs, makedev, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fchown, fstatfs, openat2};
 use rustix::process::{Uid, ioctl_tiocsctty};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{OptionalActions, Termios, Winsize, tcsetattr, tcsetwinsize};
@@ -31,13 +31,17 @@ impl Terminal {
     /// the command gets is had from the other side and not by a path, where a link could lie (CVE-2025-52565). Whoever
     /// executes the command may open it again.
     pub fn make(&self, uid: u32) -> Result<OwnedFd> {
+        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let pts = openat2(CWD, "/dev/pts", directory, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+        let pts = pts.context("cannot open the container's /dev/pts")?;
+        // What lies elsewhere could be a device on which opening alone has an effect.
+        let is_devpts =
+            fstatfs(&pts).context("cannot stat the container's /dev/pts")?.f_type as u64 == DEVPTS_SUPER_MAGIC;
+        ensure!(is_devpts, "the container's /dev/pts is not devpts");
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let master = openat2(CWD, "/dev/pts/ptmx", flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+        let here = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let master = openat2(&pts, "ptmx", flags, Mode::empty(), here);
         let master = master.context("cannot open the container's /dev/pts/ptmx")?;
-        let stat = fstat(&master).context("cannot stat a terminal")?;
-        let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-        let is_devpts = fstatfs(&master).context("cannot stat a terminal")?.f_type as u64 == DEVPTS_SUPER_MAGIC;
-        ensure!(is_device && is_devpts && stat.st_rdev == makedev(5, 2), "the container's /dev/pts is not devpts");
         unlockpt(&master).context("cannot unlock a terminal")?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let slave = ioctl_tiocgptpeer(&master, flags).context("cannot open a terminal")?;

@@ -104,6 +104,27 @@ pub fn passwd(bytes: &[u8]) {
     }
 }
 
+/// A group that is found is one of those that there are, and found again in its own line; each that a user is a member of is so
+/// by a line that has four fields and names the user.
+pub fn group(bytes: &[u8]) {
+    let words: Vec<_> = bytes.split(|byte| b":,\n".contains(byte)).map(String::from_utf8_lossy).collect();
+    for word in &words {
+        if let Some(gid) = passwd::find_group(bytes, word) {
+            assert!(!word.is_empty() && words.iter().any(|word| passwd::id(word) == Some(gid)));
+            assert_eq!(passwd::find_group(format!("{word}:x:{gid}:\n").as_bytes(), word), Some(gid));
+        }
+        let gids = passwd::groups_of(bytes, word);
+        assert!(gids.is_sorted_by(|one, next| one < next));
+        for gid in gids {
+            let puts = |line: &&[u8]| passwd::groups_of(line, word) == [gid];
+            let line = bytes.split(|byte| *byte == b'\n').find(puts).expect("a line");
+            let fields: Vec<_> = line.split(|byte| *byte == b':').map(String::from_utf8_lossy).collect();
+            assert!(fields.len() == 4 && passwd::id(&fields[2]) == Some(gid));
+            assert!(fields[3].split(',').any(|member| member == word));
+        }
+    }
+}
+
 /// A manifest is read from what it is written as, and each of its paths leads straight down from the root.
 pub fn manifest(bytes: &[u8]) {
     let Ok(manifest) = Manifest::parse(bytes) else { return };
@@ -233,5 +254,5 @@ mod tests {
         ($($target:ident)*) => { $(#[test] fn $target() { replay(stringify!($target), super::$target); })* };
     }
 
-    replay!(document unit seccomp level passwd archive manifest);
+    replay!(document unit seccomp level passwd group archive manifest);
 }
