@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Completion of the sbx tools and of virt-sandbox-service, for bash: source this file, or install it where
-# bash-completion looks, under the name of each command.
+# Completion of the sbx tools, of virt-sandbox-service and of virt-sandbox, for bash: source this file, or install it
+# where bash-completion looks, under the name of each command.
 
 # What follows a command and its verb: options, with =KIND if they take a value, and the KIND of its operands.
 # Global: bash-completion reads this file inside a function.
@@ -60,7 +60,7 @@ declare -gA _sbx_takes=(
     [sbx-exec]='--help --version'
     [sbx-exec profile]='--name=NAME --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY FILE'
     [sbx-exec run]='--document=ANY --user=ANY --cwd=ANY --env=ANY --preserve-fds=ANY
-        --pid-file=FILE --tty'
+        --pid-file=FILE --end --tty'
     [sbx-exec boot]='--document=ANY --timeout=ANY --wait'
     [sbx-exec stop]='--document=ANY --timeout=ANY'
 
@@ -88,6 +88,11 @@ declare -gA _sbx_takes=(
         -s=ANY --security=ANY -f=ANY --filetype=ANY -N=ANY --network=ANY --publish=ANY --allow=NAME --egress=ANY -h --help'
     [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -i=ANY --imagesize=ANY --publish=ANY --allow=NAME --egress=ANY -h --help NAME'
     [virt-sandbox-service delete]='-h --help NAME'
+
+    [virt-sandbox]='-n=ANY --name=ANY --home=DIRECTORY --tmp=DIRECTORY --bind=FILE --ro=FILE -m=ANY --mount=ANY
+        -i=FILE --include=FILE -I=FILE --includefile=FILE -e=ANY --env=ANY -N=ANY --net=ANY --memory=ANY --pids=ANY
+        -p --privileged -S=USER --switchto=USER -s=ANY --security=ANY --x11 --wayland -l --shell -d --debug -c=ANY
+        --connect=ANY -h --help -V --version CALL'
 )
 
 _sbx_values() { # KIND WORD: what there is of a kind and begins with the word, one a line
@@ -100,6 +105,8 @@ _sbx_values() { # KIND WORD: what there is of a kind and begins with the word, o
         done | sed 's|.*/||; s|@\.service$|@|' | sort -u
         ;;
     COMMAND) compgen -c -- "$2" ;;
+    # A command, or what it is called with.
+    CALL) compgen -c -- "$2"; compgen -f -- "$2" ;;
     FILE) compgen -f -- "$2" ;;
     DIRECTORY) compgen -d -- "$2" ;;
     USER) compgen -u -- "$2" ;;
@@ -133,9 +140,9 @@ _sbx() { # COMMAND WORD PREVIOUS
     case $word in
     -*) mapfile -t COMPREPLY < <(compgen -W "${options[*]}" -- "$word") ;;
     *)
-        [[ $kind != @(FILE|DIRECTORY) ]] || compopt -o filenames
+        [[ $kind != @(FILE|DIRECTORY|CALL) ]] || compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -W "${verbs[*]}" -- "$word"; _sbx_values "$kind" "$word")
         ;;
     esac
 }
-complete -F _sbx virt-sandbox-service sbx-{label,ns,cg,fs,net,unit,exec}
+complete -F _sbx virt-sandbox{,-service} sbx-{label,ns,cg,fs,net,unit,exec}

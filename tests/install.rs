@@ -44,9 +44,17 @@ fn what_is_installed_works_and_is_taken_away_again() {
     let installed = files(&root);
     install(&host, &root, "--prefix /opt/x").ok();
     assert_eq!(files(&root), installed, "installed again (left) and once");
-    let version = host.run([root.join("opt/x/sbin/virt-sandbox-service"), "--version".into()], "").ok().text();
-    assert!(version.starts_with("sbx-exec "), "{version}");
-    for path in ["man/man8/sbx-stop.8", "man/man7/sbx.7", "bash-completion/completions/sbx-ns", "sbx/sbx.cil"] {
+    for script in ["bin/virt-sandbox", "sbin/virt-sandbox-service"] {
+        let version = host.run([root.join("opt/x").join(script), "--version".into()], "").ok().text();
+        assert!(version.starts_with("sbx-exec "), "{script}: {version}");
+    }
+    for path in [
+        "man/man1/virt-sandbox.1",
+        "man/man8/sbx-stop.8",
+        "man/man7/sbx.7",
+        "bash-completion/completions/sbx-ns",
+        "sbx/sbx.cil",
+    ] {
         assert!(root.join("opt/x/share").join(path).is_file(), "{path} leads to nothing");
     }
     let hook = fs::read_to_string(apt.join("90sbx")).expect("the hook");

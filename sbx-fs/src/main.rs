@@ -52,10 +52,11 @@ remove  removes the private tree of NAME
   --name NAME     start a document instead of reading one
   --dry-run       check, print the document, and touch nothing
   --mount MOUNT   host-bind:DESTINATION=SOURCE[,ro], host-image:DESTINATION=FILE[,ro],
-                  guest-bind:DESTINATION=PATH[,ro] or ram:DESTINATION=SIZE; may be repeated
+                  guest-bind:DESTINATION=PATH[,ro] or ram:DESTINATION=SIZE[,uid=UID,gid=GID], where SIZE
+                  can be auto; may be repeated
   --store STORE   what the private tree is kept in: a directory, as it is without this; image:SIZE,
                   a file system in a file; overlay, over a snapshot that is shared by all that
-                  begin alike
+                  begin alike; memory, made at each start over the host's own root
   --path PATH     where it is kept: in a directory NAME of this one, which root alone can change
   --from NAME     clone the tree of this container instead of the host's
   --copy          clone the content of the packages' directories too
