@@ -144,6 +144,15 @@ tear_down() { # NAME
     return "$status"
 }
 
+# What a container keeps as long as it is defined.
+give_back() { # NAME
+    local status=0
+    sbx-net remove --addresses "$1" || status=$?
+    sbx-ns remove --ids "$1" || status=$?
+    sbx-label remove "$1" || status=$?
+    return "$status"
+}
+
 # Inside a PID namespace of another program's the directory is there too, but nobody to talk to.
 runs_systemd() {
     [ -d /run/systemd/system ] && [ "$(cat /proc/1/comm)" = systemd ]

@@ -1,5 +1,6 @@
 //! sbx-exec: runs a command in a container, boots its init, stops it.
 
+mod after;
 mod boot;
 mod enter;
 mod forward;
@@ -34,6 +35,7 @@ usage: sbx-exec profile [--name NAME] [OPTION...] [default | strict | FILE]
        sbx-exec run [OPTION...] [--] [COMMAND [ARG...]]
        sbx-exec boot [--document FD] [--timeout SECONDS] [--wait]
        sbx-exec stop [--document FD] [--timeout SECONDS]
+       sbx-exec after [--] COMMAND [ARG...]
 
 profile  fills in the confinement, where the document has none: 11 capabilities, no_new_privs,
          limits, a seccomp allow-list; with an operand, in the place of what it has: the default;
@@ -44,6 +46,8 @@ run      runs a command in the container of a running document, confined like th
 boot     has the container's holder become the document's command (its init for a unit's
          container), and returns when it is ready: when its units are active; if it runs already,
          only tells the service manager (sd_notify)
+after    waits for the end of standard input, and then executes the command, which cleans up after all
+         who had the other end of the pipe, however they end
 stop     sends the stop signal and waits for the container's end; kills it when that takes too long
 
 run, boot and stop end a pipe: they print no document. run, and boot --wait, exit with the status of
@@ -81,6 +85,7 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
         "run" => run_command(options).map_err(|error| Status::own(error).into()),
         "boot" => boot_init(options),
         "stop" => stop_container(options),
+        "after" => after_others(options),
         _ => Err(tool::no_verb(verb)),
     }
 }
@@ -161,6 +166,24 @@ fn boot_init(options: &mut Parser) -> Result<()> {
     };
     let outcome = boot();
     if wait { outcome.map_err(|error| Status::own(error).into()) } else { outcome }
+}
+
+fn after_others(options: &mut Parser) -> Result<()> {
+    let mut command = Vec::new();
+    while let Some(arg) = tool::next(options)? {
+        match arg {
+            Argument::Operand(program) => {
+                command.push(program);
+                command.extend(options.raw_args()?);
+            }
+            arg => return Err(arg.unexpected()),
+        }
+    }
+    if command.is_empty() {
+        return Err(Usage("a command is missing".into()).into());
+    }
+    let Err(error) = after::after(&command);
+    Err(error)
 }
 
 fn stop_container(options: &mut Parser) -> Result<()> {
