@@ -87,12 +87,12 @@ pub fn clone(doc: &mut Document, wish: &Wish, host: &Path, act: bool) -> Result<
         doc.set("sbx.clone.copy", true)?;
         return if act { plan.clone_base(&base) } else { Ok(Vec::new()) };
     }
-    let mut selection = Selection::of(doc, wish, host)?;
+    let selection = Selection::of(doc, wish, host)?;
     selection.record(doc)?;
     if !wish.force {
         writers::refuse(open_directory(host)?, &selection.contents(), |_| false)?;
     }
-    if act { plan.clone_host(&mut selection, host) } else { Ok(Vec::new()) }
+    if act { plan.clone_host(&selection, host) } else { Ok(Vec::new()) }
 }
 
 /// A container whose tree is cloned.
@@ -135,7 +135,7 @@ impl Plan {
         Ok(Self { storage: Storage::of(doc)?, hostname, name, doc: doc.clone() })
     }
 
-    fn clone_host(&self, selection: &mut Selection, host: &Path) -> Result<Vec<String>> {
+    fn clone_host(&self, selection: &Selection, host: &Path) -> Result<Vec<String>> {
         let root = open_directory(host)?;
         let paths: Vec<_> = selection.contents().into_iter().chain(["/etc".as_ref()]).map(Path::to_owned).collect();
         progress::during(root.as_fd(), &paths, || self.make(|target| self.fill_from_host(selection, host, target)))
@@ -150,9 +150,9 @@ impl Plan {
                 let is_device = path.parent() == Some(Path::new("/dev"));
                 Ok(if is_identity || is_device || is_its_own(path) { Verdict::Leave } else { Verdict::Copy })
             };
-            let mut copier = Copier::new(source.try_clone()?, target.try_clone()?, judge);
+            let copier = Copier::new(source.try_clone()?, target.try_clone()?, judge)?;
             copier.copy_all()?;
-            Ok((Manifest::of(target, &[], |_, _| true)?, copier.notes))
+            Ok((Manifest::of(target, &[], |_, _| true)?, copier.notes()))
         };
         progress::during(source.as_fd(), &["/".into()], || self.make(fill))
     }
@@ -249,12 +249,7 @@ impl Plan {
         storage::open(&self.doc)
     }
 
-    fn fill_from_host(
-        &self,
-        selection: &mut Selection,
-        host: &Path,
-        target: &OwnedFd,
-    ) -> Result<(Manifest, Vec<String>)> {
+    fn fill_from_host(&self, selection: &Selection, host: &Path, target: &OwnedFd) -> Result<(Manifest, Vec<String>)> {
         self.skeleton(target, host)?;
         let mut notes = selection.copy(host, target, selection.extent())?;
         notes.extend(selection.secrets.told());
@@ -271,15 +266,15 @@ impl Plan {
         let judge = |path: &Path, entry: &Entry| {
             Ok(match entry {
                 _ if is_its_own(path) => Verdict::Leave,
-                Entry::File(file) if path == Path::new(HOSTS) && file.metadata()?.len() <= LARGEST_HOSTS => {
-                    Verdict::Change(renamed(&secrets::read(file, LARGEST_HOSTS)?, &origin.hostname, &self.hostname))
+                Entry::File(file, stat) if path == Path::new(HOSTS) && stat.stx_size <= LARGEST_HOSTS => {
+                    Verdict::Change(renamed(&secrets::read(file, stat)?, &origin.hostname, &self.hostname))
                 }
                 _ => Verdict::Copy,
             })
         };
-        let mut copier = Copier::new(source.try_clone()?, target.try_clone()?, judge);
+        let copier = Copier::new(source.try_clone()?, target.try_clone()?, judge)?;
         copier.copy_all()?;
-        Ok((origin.manifest.clone(), copier.notes))
+        Ok((origin.manifest.clone(), copier.notes()))
     }
 
     /// Who the container is, that it has no disks, and whom it asks for names: what of it there is not yet.
@@ -312,8 +307,7 @@ impl Plan {
 
     /// Makes the names under which the host's programs are found.
     pub fn programs(&self, target: &OwnedFd, host: &Path) -> Result<()> {
-        let mut links =
-            Copier::new(open_directory(host)?, target.try_clone()?, |_: &Path, _: &Entry| Ok(Verdict::Copy));
+        let links = Copier::new(open_directory(host)?, target.try_clone()?, |_: &Path, _: &Entry| Ok(Verdict::Copy))?;
         for found in programs(host)? {
             match found {
                 Programs::Link { name } => links.copy(&Path::new("/").join(name), Extent::Node)?,

@@ -24,16 +24,16 @@ pub fn clone(source: &Path, destination: &Path, force: bool) -> Result<Vec<Strin
     ensure!(!place.is_within(&from)?, "{} is in {}", destination.display(), source.display());
     let writers = if force { None } else { Some(Writers::now()?) };
     let judge = |_: &Path, entry: &Entry| {
-        if let (Entry::File(file), Some(writers)) = (entry, &writers) {
-            writers.refuse(file)?;
+        if let (Entry::File(_, stat), Some(writers)) = (entry, &writers) {
+            writers.refuse(stat)?;
         }
         Ok(Verdict::Copy)
     };
     let copy = |to| {
         undress(&to)?;
-        let mut copier = Copier::new(from.as_fd().try_clone_to_owned()?, to, judge).called(source);
+        let copier = Copier::new(from.as_fd().try_clone_to_owned()?, to, judge)?.called(source);
         copier.copy_all()?;
-        Ok(copier.notes)
+        Ok(copier.notes())
     };
     let copy = |to: OwnedFd| landlock::writing_only_below(&[to.try_clone()?.as_fd()], || copy(to));
     progress::during(from.as_fd(), &["/".into()], || place.fill(copy))

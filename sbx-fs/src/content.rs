@@ -1,11 +1,14 @@
 //! What files hold, copied in the quickest way that the file systems know.
 
+use crate::parallel::lock;
 use crate::progress;
 use rustix::fs::{SeekFrom, Statx, copy_file_range, ftruncate, ioctl_ficlone, seek};
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
 
 /// What a file is read and written by where the kernel cannot copy it itself.
 const BLOCK: usize = 128 << 10;
@@ -32,34 +35,33 @@ pub fn data_from(file: &File, offset: u64, size: u64) -> io::Result<Option<(u64,
 #[derive(Default)]
 pub struct Content {
     /// A device whose blocks cannot be shared with the target's.
-    unshared: Option<(u32, u32)>,
-    block: Vec<u8>,
+    unshared: Mutex<Option<(u32, u32)>>,
 }
 
 impl Content {
     /// Copies what a file holds, and leaves its holes: by sharing the blocks where the file system can, else in the
     /// kernel, else by reading and writing, which is quickest where it takes but one call of each.
-    pub fn copy(&mut self, from: &File, to: &File, stat: &Statx) -> io::Result<()> {
+    pub fn copy(&self, from: &File, to: &File, stat: &Statx) -> io::Result<()> {
         let size = stat.stx_size;
         if size == 0 || self.shares(from, to, stat) {
             return Ok(());
         }
         // What has fewer blocks than it needs has holes, or is kept in a way of the file system's own.
         if stat.stx_blocks * 512 >= size {
-            return if size <= BLOCK as u64 { self.through(from, to, 0, size) } else { self.range(from, to, 0, size) };
+            return if size <= BLOCK as u64 { through(from, to, 0, size) } else { range(from, to, 0, size) };
         }
         let mut offset = 0;
         while let Some((start, end)) = data_from(from, offset, size)? {
-            self.range(from, to, start, end)?;
+            range(from, to, start, end)?;
             offset = end;
         }
         Ok(ftruncate(to, size)?)
     }
 
     /// Shares the blocks of a file, if that can be.
-    fn shares(&mut self, from: &File, to: &File, stat: &Statx) -> bool {
+    fn shares(&self, from: &File, to: &File, stat: &Statx) -> bool {
         let device = Some((stat.stx_dev_major, stat.stx_dev_minor));
-        if self.unshared == device {
+        if *lock(&self.unshared) == device {
             return false;
         }
         match ioctl_ficlone(to, from) {
@@ -67,41 +69,41 @@ impl Content {
                 progress::bytes(progress::data(stat));
                 return true;
             }
-            Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY) => self.unshared = device,
+            Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY) => *lock(&self.unshared) = device,
             // Not this file: on btrfs one that is copied on write and one that is not, for example.
             Err(_) => {}
         }
         false
     }
+}
 
-    fn range(&mut self, from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
-        let (mut read, mut written) = (start, start);
-        while read < end {
-            let rest = CHUNK.min((end - read) as usize);
-            match copy_file_range(from, Some(&mut read), to, Some(&mut written), rest) {
-                Err(Errno::INTR) => {}
-                // The end; or not between these two file systems, in which case the error of what follows counts. Some
-                // file systems report an end that is none.
-                Ok(0) | Err(_) => break,
-                Ok(count) => progress::bytes(count as u64),
-            }
+fn range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
+    let (mut read, mut written) = (start, start);
+    while read < end {
+        let rest = CHUNK.min((end - read) as usize);
+        match copy_file_range(from, Some(&mut read), to, Some(&mut written), rest) {
+            Err(Errno::INTR) => {}
+            // The end; or not between these two file systems, in which case the error of what follows counts. Some
+            // file systems report an end that is none.
+            Ok(0) | Err(_) => break,
+            Ok(count) => progress::bytes(count as u64),
         }
-        self.through(from, to, read, end)
     }
+    through(from, to, read, end)
+}
 
-    /// By way of our own memory.
-    fn through(&mut self, from: &File, to: &File, mut start: u64, end: u64) -> io::Result<()> {
-        self.block.resize(BLOCK, 0);
-        while start < end {
-            let count = BLOCK.min((end - start) as usize);
-            let count = from.read_at(&mut self.block[..count], start)?;
-            if count == 0 {
-                break;
-            }
-            to.write_all_at(&self.block[..count], start)?;
-            progress::bytes(count as u64);
-            start += count as u64;
+/// By way of our own memory.
+fn through(from: &File, to: &File, mut start: u64, end: u64) -> io::Result<()> {
+    let mut block = [MaybeUninit::uninit(); BLOCK];
+    while start < end {
+        let count = BLOCK.min((end - start) as usize);
+        let (read, _) = pread(from, &mut block[..count], start)?;
+        if read.is_empty() {
+            break;
         }
-        Ok(())
+        to.write_all_at(read, start)?;
+        progress::bytes(read.len() as u64);
+        start += read.len() as u64;
     }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 
 use crate::content::Content;
 use crate::look::Look;
+use crate::parallel::{self, Find, lock};
 use crate::progress;
 use anyhow::{Context, Result, bail};
 use rustix::fs::{
@@ -17,12 +18,14 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What the judge is shown of an entry.
 #[derive(Debug)]
 pub enum Entry<'a> {
     Directory,
-    File(&'a File),
+    /// Open, as it was when it was looked at.
+    File(&'a File, &'a Statx),
     Link(&'a Path),
     Other,
 }
@@ -47,20 +50,21 @@ pub enum Extent {
     Whole,
 }
 
+/// How many entries are copied before other threads are asked to help: starting those takes as long as copying a few.
+const ALONE: usize = 256;
+
 /// Copies from one root directory to another.
 pub struct Copier<J> {
-    source: OwnedFd,
-    target: OwnedFd,
+    source: Node,
+    target: Node,
     judge: J,
     /// Where the first one of each file with several names went.
-    links: HashMap<Id, PathBuf>,
+    links: Mutex<HashMap<Id, PathBuf>>,
     content: Content,
     /// What the source's root is called.
     root: PathBuf,
-    /// The path at which the copy is.
-    path: PathBuf,
     /// What was passed over, and why.
-    pub notes: Vec<String>,
+    notes: Mutex<Vec<String>>,
 }
 
 /// One directory on the way down: what it was when it was entered, and what of it is still to be copied.
@@ -69,19 +73,28 @@ struct Level {
     source: Id,
     target: Id,
     rest: Vec<OsString>,
+    /// Each thread that copies entries of it has one of these.
+    shared: Arc<()>,
 }
 
 impl Level {
     fn of(source: &Node, target: &Node) -> io::Result<Self> {
-        Ok(Self { stat: source.stat, source: source.id(), target: target.id(), rest: source.list()? })
+        let (stat, rest, shared) = (source.stat, source.list()?, Arc::default());
+        Ok(Self { stat, source: source.id(), target: target.id(), rest, shared })
+    }
+
+    /// Half of what is left, for another thread.
+    fn split(&mut self) -> Self {
+        let rest = self.rest.split_off(self.rest.len() / 2);
+        Self { rest, shared: Arc::clone(&self.shared), ..*self }
     }
 }
 
-impl<J: FnMut(&Path, &Entry) -> Result<Verdict>> Copier<J> {
-    pub fn new(source: OwnedFd, target: OwnedFd, judge: J) -> Self {
-        let root = PathBuf::from("/");
-        let (links, content, path) = (HashMap::new(), Content::default(), root.clone());
-        Self { source, target, judge, links, content, root, path, notes: Vec::new() }
+impl<J: Fn(&Path, &Entry) -> Result<Verdict> + Sync> Copier<J> {
+    pub fn new(source: OwnedFd, target: OwnedFd, judge: J) -> Result<Self> {
+        let (source, target) = (Node::of(source)?, Node::of(target)?);
+        let (links, content, notes) = Default::default();
+        Ok(Self { source, target, judge, links, content, root: "/".into(), notes })
     }
 
     /// Begins all paths that are shown with this one.
@@ -89,72 +102,129 @@ impl<J: FnMut(&Path, &Entry) -> Result<Verdict>> Copier<J> {
         Self { root: root.to_owned(), ..self }
     }
 
+    /// What was passed over, and why.
+    pub fn notes(self) -> Vec<String> {
+        let mut notes = self.notes.into_inner().unwrap_or_else(PoisonError::into_inner);
+        notes.sort();
+        notes
+    }
+
     /// Copies `path`, and those of the directories above it that the target does not have yet. Where the source has
-    /// nothing there is nothing to copy.
-    pub fn copy(&mut self, path: &Path, extent: Extent) -> Result<()> {
-        self.path.clone_from(&self.root);
-        self.copy_from_root(path, extent).with_context(|| format!("cannot copy {}", self.path.display()))
+    /// nothing there is nothing to copy. The error names the first path that cannot be copied.
+    pub fn copy(&self, path: &Path, extent: Extent) -> Result<()> {
+        let mut walk = Walk {
+            copier: self,
+            source: self.source.enter()?,
+            target: self.target.enter()?,
+            mount: self.source.stat.stx_mnt_id,
+            path: self.root.clone(),
+            levels: Vec::new(),
+            alone: ALONE,
+        };
+        if walk.reach(path, extent).with_context(|| walk.failed())? { walk.share() } else { Ok(()) }
     }
 
     /// Copies all that the source has, and dresses the root as it is there.
-    pub fn copy_all(&mut self) -> Result<()> {
-        self.path.clone_from(&self.root);
-        let (source, target) = (Node::of(self.source.try_clone()?)?, Node::of(self.target.try_clone()?)?);
-        self.below(source, target).with_context(|| format!("cannot copy {}", self.path.display()))
+    pub fn copy_all(&self) -> Result<()> {
+        self.copy("/".as_ref(), Extent::Whole)
+    }
+}
+
+/// One thread's way through a directory and what is below it.
+struct Walk<'a, J> {
+    copier: &'a Copier<J>,
+    /// The directory where it is, on both sides.
+    source: Node,
+    target: Node,
+    /// The mount that it does not leave.
+    mount: u64,
+    /// What the entry is called at which it is.
+    path: PathBuf,
+    /// The directories from the one where it began to that one.
+    levels: Vec<Level>,
+    /// How many entries it copies before it gives any to other threads.
+    alone: usize,
+}
+
+impl<J: Fn(&Path, &Entry) -> Result<Verdict> + Sync> Walk<'_, J> {
+    fn failed(&self) -> String {
+        format!("cannot copy {}", self.path.display())
     }
 
-    fn copy_from_root(&mut self, path: &Path, extent: Extent) -> Result<()> {
-        let mut source = Node::of(self.source.try_clone()?)?;
-        let mut target = Node::of(self.target.try_clone()?)?;
+    /// Goes to `path`, and copies it but for what is below it. Whether that is to be walked.
+    fn reach(&mut self, path: &Path, extent: Extent) -> Result<bool> {
         let mut names = components(path).peekable();
         while let Some(name) = names.next() {
-            let Some(node) = Node::at(&source, name)? else { return Ok(()) };
+            let Some(node) = Node::at(&self.source, name)? else { return Ok(false) };
             self.path.push(name);
             if names.peek().is_none() && (extent == Extent::Whole || node.kind() != FileType::Directory) {
-                let mount = node.stat.stx_mnt_id;
-                return match self.entry(node, &target, name, mount)? {
-                    Some((source, target)) => self.below(source, target),
-                    None => Ok(()),
-                };
+                self.mount = node.stat.stx_mnt_id;
+                let Some(inner) = self.entry(node, name)? else { return Ok(false) };
+                (self.source, self.target) = inner;
+                return Ok(true);
             }
-            source = node.enter()?;
-            let (made, is_new) = directory(&target, name)?;
+            self.source = node.enter()?;
+            let (made, is_new) = directory(&self.target, name)?;
+            self.target = made;
             if is_new {
-                dress(&source, &made)?;
+                dress(&self.source, &self.target)?;
             }
-            target = made;
         }
-        Ok(())
+        Ok(extent == Extent::Whole)
     }
 
-    /// Copies what is below a directory, and dresses it last: whatever is made in it changes its times.
-    fn below(&mut self, mut source: Node, mut target: Node) -> Result<()> {
-        let mount = source.stat.stx_mnt_id;
-        let root = target.id();
-        let mut levels = vec![Level::of(&source, &target)?];
-        while let Some(level) = levels.last_mut() {
+    /// Copies what is below the directory, with other threads if there is much.
+    fn share(self) -> Result<()> {
+        let failure = OnceLock::new();
+        parallel::run(self, |mut walk, find| {
+            if let Err(error) = walk.below(find, || failure.get().is_some()) {
+                // One is enough.
+                let _ = failure.set(error.context(walk.failed()));
+            }
+        });
+        failure.into_inner().map_or(Ok(()), Err)
+    }
+
+    /// Copies what is below the directory. Each one is dressed after its last entry is made, as that changes its times;
+    /// what is made below that entry does not, and may be another thread's.
+    fn below(&mut self, find: Find<Self>, is_over: impl Fn() -> bool) -> Result<()> {
+        if self.levels.is_empty() {
+            self.levels.push(Level::of(&self.source, &self.target)?);
+        }
+        while let Some(level) = self.levels.last_mut()
+            && !is_over()
+        {
+            if self.alone == 0
+                && level.rest.len() > 1
+                && let Some(idle) = find()
+            {
+                let (source, target) = (self.source.enter()?, self.target.enter()?);
+                idle.give(Walk { source, target, path: self.path.clone(), levels: vec![level.split()], ..*self });
+            }
+            self.alone = self.alone.saturating_sub(1);
             if let Some(name) = level.rest.pop() {
                 self.path.push(&name);
                 // What is gone by now was deleted while we were on our way.
-                let inner = match Node::at(&source, &name)? {
-                    Some(node) if node.id() == root => bail!("it is the clone itself"),
-                    Some(node) => self.entry(node, &target, &name, mount)?,
+                let inner = match Node::at(&self.source, &name)? {
+                    Some(node) if node.id() == self.copier.target.id() => bail!("it is the clone itself"),
+                    Some(node) => self.entry(node, &name)?,
                     None => None,
                 };
                 match inner {
                     Some(inner) => {
-                        (source, target) = inner;
-                        levels.push(Level::of(&source, &target)?);
+                        (self.source, self.target) = inner;
+                        self.levels.push(Level::of(&self.source, &self.target)?);
                     }
                     None => _ = self.path.pop(),
                 }
-            } else {
-                source.stat = level.stat;
-                dress(&source, &target)?;
-                levels.pop();
-                let Some(above) = levels.last() else { break };
-                source = source.leave(above.source)?;
-                target = target.leave(above.target)?;
+            } else if let Some(level) = self.levels.pop() {
+                if Arc::into_inner(level.shared).is_some() {
+                    self.source.stat = level.stat;
+                    dress(&self.source, &self.target)?;
+                }
+                let Some(above) = self.levels.last() else { break };
+                self.source = self.source.leave(above.source)?;
+                self.target = self.target.leave(above.target)?;
                 self.path.pop();
             }
         }
@@ -162,80 +232,92 @@ impl<J: FnMut(&Path, &Entry) -> Result<Verdict>> Copier<J> {
     }
 
     /// Copies one entry, for which the judge is asked. Of a directory that is to be walked, both sides are returned.
-    fn entry(&mut self, node: Node, target: &Node, name: &OsStr, mount: u64) -> Result<Option<(Node, Node)>> {
-        let kind = node.kind();
+    fn entry(&self, node: Node, name: &OsStr) -> Result<Option<(Node, Node)>> {
+        let (kind, target) = (node.kind(), &self.target);
         match kind {
             FileType::Directory => {
                 if self.leaves(&Entry::Directory)? {
                     return Ok(None);
                 }
                 let (made, _) = directory(target, name)?;
-                if node.stat.stx_mnt_id == mount {
+                if node.stat.stx_mnt_id == self.mount {
                     return Ok(Some((node.enter()?, made)));
                 }
                 dress(&node, &made)?;
-                self.notes.push(format!("{} is empty in the clone: it is a mount point", self.path.display()));
+                self.note("is empty in the clone: it is a mount point");
             }
-            FileType::RegularFile => self.file(&node, target, name)?,
+            FileType::RegularFile => self.file(&node, name)?,
             FileType::Symlink => {
                 let text = readlinkat(&node, "", Vec::new())?;
                 let path = Path::new(OsStr::from_bytes(text.to_bytes()));
-                if !self.leaves(&Entry::Link(path))? && !self.is_linked(&node, target, name)? {
-                    symlinkat(&text, target, name)?;
-                    dress(&node, made(target, name)?)?;
+                if !self.leaves(&Entry::Link(path))? {
+                    self.make(&node, name, || symlinkat(&text, target, name))?;
                 }
             }
             FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice => {
-                if !self.leaves(&Entry::Other)? && !self.is_linked(&node, target, name)? {
+                if !self.leaves(&Entry::Other)? {
                     let device = makedev(node.stat.stx_rdev_major, node.stat.stx_rdev_minor);
-                    mknodat(target, name, kind, Mode::RUSR | Mode::WUSR, device)?;
-                    dress(&node, made(target, name)?)?;
+                    self.make(&node, name, || mknodat(target, name, kind, Mode::RUSR | Mode::WUSR, device))?;
                 }
             }
             // Nobody listens on the copy of a socket.
-            FileType::Socket => self.notes.push(format!("{} is not in the clone: it is a socket", self.path.display())),
+            FileType::Socket => self.note("is not in the clone: it is a socket"),
             FileType::Unknown => bail!("it is of an unknown kind"),
         }
         progress::file();
         Ok(None)
     }
 
-    fn file(&mut self, node: &Node, target: &Node, name: &OsStr) -> Result<()> {
+    fn file(&self, node: &Node, name: &OsStr) -> Result<()> {
         let file = node.open()?;
-        let made = match (self.judge)(&self.path, &Entry::File(&file))? {
+        let made = match (self.copier.judge)(&self.path, &Entry::File(&file, &node.stat))? {
             Verdict::Leave => return Ok(()),
             Verdict::Change(content) => {
-                let made = create(target, name)?;
+                let made = create(&self.target, name)?;
                 (&made).write_all(&content)?;
                 made
             }
-            Verdict::Copy if self.is_linked(node, target, name)? => return Ok(()),
             Verdict::Copy => {
-                let made = create(target, name)?;
-                self.content.copy(&file, &made, &node.stat)?;
+                let Some(made) = self.once(node, name, || create(&self.target, name))? else { return Ok(()) };
+                self.copier.content.copy(&file, &made, &node.stat)?;
                 made
             }
         };
         Look::at(&node.stat, &file)?.put_on(made)
     }
 
-    fn leaves(&mut self, entry: &Entry) -> Result<bool> {
-        Ok((self.judge)(&self.path, entry)? == Verdict::Leave)
+    fn leaves(&self, entry: &Entry) -> Result<bool> {
+        Ok((self.copier.judge)(&self.path, entry)? == Verdict::Leave)
     }
 
-    /// Whether an inode was copied already, under another name, to which this makes one more link.
-    fn is_linked(&mut self, node: &Node, target: &Node, name: &OsStr) -> Result<bool> {
-        if node.stat.stx_nlink == 1 {
-            return Ok(false);
+    fn note(&self, text: &str) {
+        lock(&self.copier.notes).push(format!("{} {text}", self.path.display()));
+    }
+
+    /// Copies what has no content.
+    fn make(&self, node: &Node, name: &OsStr, make: impl FnOnce() -> rustix::io::Result<()>) -> Result<()> {
+        match self.once(node, name, || Ok(make()?))? {
+            Some(()) => dress(node, Node::at(&self.target, name)?.context("it is gone")?),
+            None => Ok(()),
         }
-        let Some(first) = self.links.get(&node.id()) else {
-            self.links.insert(node.id(), self.path.clone());
-            return Ok(false);
+    }
+
+    /// Makes an inode; or one more link to it, if it was made already under another name.
+    fn once<T>(&self, node: &Node, name: &OsStr, make: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        if node.stat.stx_nlink == 1 {
+            return make().map(Some);
+        }
+        // Until it is made: another thread may have another name of it.
+        let mut links = lock(&self.copier.links);
+        let Some(first) = links.get(&node.id()) else {
+            let made = make()?;
+            links.insert(node.id(), self.path.clone());
+            return Ok(Some(made));
         };
         let (Some(above), Some(old)) = (first.parent(), first.file_name()) else { bail!("it has no name") };
-        let above = Node::beneath(&self.target, above.strip_prefix(&self.root)?)?;
-        linkat(above.context("its first name is gone")?, old, target, name, AtFlags::empty())?;
-        Ok(true)
+        let above = Node::beneath(&self.copier.target, above.strip_prefix(&self.copier.root)?)?;
+        linkat(above.context("its first name is gone")?, old, &self.target, name, AtFlags::empty())?;
+        Ok(None)
     }
 }
 
@@ -255,11 +337,6 @@ pub fn create(parent: impl AsFd, name: &OsStr) -> Result<File> {
     Ok(openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?.into())
 }
 
-/// A descriptor of what was just made.
-fn made(parent: &Node, name: &OsStr) -> Result<Node> {
-    Node::at(parent, name)?.context("it is gone")
-}
-
 /// Gives the copy what else its original has.
 pub fn dress(source: &Node, target: impl AsFd) -> Result<()> {
     Look::of(source)?.put_on(target)
@@ -275,8 +352,12 @@ mod tests {
     use rustix::fs::{Timespec, Timestamps, XattrFlags, lgetxattr, llistxattr, lsetxattr, utimensat};
     use std::collections::BTreeMap;
     use std::fs;
+    use std::num::NonZero;
     use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, lchown, symlink};
     use std::os::unix::net::UnixListener;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::thread;
+    use std::time::Duration;
 
     /// Two directories, the second one empty, and a file beside them that nothing may touch.
     struct Case(Scratch);
@@ -300,13 +381,13 @@ mod tests {
         }
 
         /// Copies all of `from`, as the judge says; returns the notes.
-        fn copy(&self, judge: impl FnMut(&Path, &Entry) -> Result<Verdict>) -> Vec<String> {
-            let mut copier = Copier::new(self.open("from"), self.open("to"), judge);
+        fn copy(&self, judge: impl Fn(&Path, &Entry) -> Result<Verdict> + Sync) -> Vec<String> {
+            let copier = Copier::new(self.open("from"), self.open("to"), judge).expect("copier");
             for entry in fs::read_dir(self.path("from")).expect("from") {
                 let name = entry.expect("entry").file_name();
                 copier.copy(&Path::new("/").join(name), Extent::Whole).expect("copy");
             }
-            copier.notes
+            copier.notes()
         }
     }
 
@@ -442,23 +523,89 @@ mod tests {
         }
         // What was made in a directory later changed its times.
         for (place, number) in directories.iter().skip(1).zip(1..) {
+            // What is made in it from now on would have ACLs of its own.
+            lsetxattr(place, "system.posix_acl_default", &acl(), XattrFlags::empty()).expect("attribute");
             set_time(place, number);
         }
     }
 
+    /// Makes a tree, and asserts that its copy is like it.
+    fn copy_any(test: &str, steps: &[Step]) -> Result<(), TestCaseError> {
+        let case = Case::new(test);
+        make(&case.path("from"), steps);
+        prop_assert_eq!(case.copy(all), Vec::<String>::new());
+        prop_assert_eq!(look(&case.path("to")), look(&case.path("from")));
+        prop_assert_eq!(fs::read(case.path("canary")).expect("canary"), b"canary");
+        Ok(())
+    }
+
+    fn config(cases: u32) -> ProptestConfig {
+        ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(config(32))]
         #[test]
         fn nobody_can_tell_the_copy_of_any_tree_from_the_original(steps in prop::collection::vec(step(), 0..40)) {
-            if !is_root() {
-                return Ok(());
+            if is_root() {
+                copy_any("any", &steps)?;
             }
-            let case = Case::new("any");
-            make(&case.path("from"), &steps);
-            prop_assert_eq!(case.copy(all), Vec::<String>::new());
-            prop_assert_eq!(look(&case.path("to")), look(&case.path("from")));
-            prop_assert_eq!(fs::read(case.path("canary")).expect("canary"), b"canary");
         }
+    }
+
+    proptest! {
+        #![proptest_config(config(4))]
+        #[test]
+        fn nor_the_copy_that_several_threads_have_made(steps in prop::collection::vec(step(), 4 * ALONE)) {
+            if is_root() {
+                copy_any("large", &steps)?;
+            }
+        }
+    }
+
+    #[test]
+    fn the_error_of_any_thread_ends_the_copy_and_says_where() {
+        if thread::available_parallelism().map_or(1, NonZero::get) == 1 {
+            return;
+        }
+        let case = Case::new("error");
+        for number in 0..4 * ALONE {
+            fs::create_dir_all(case.path(&format!("from/{}/{number}/deep", number % 8))).expect("directory");
+        }
+        let (first, failed, later) = (thread::current().id(), OnceLock::new(), AtomicUsize::new(0));
+        let judge = |path: &Path, _: &Entry| {
+            if failed.get().is_some() {
+                later.fetch_add(1, Relaxed);
+            } else if thread::current().id() != first && path.ends_with("deep") && failed.set(path.to_owned()).is_ok() {
+                bail!("not this one");
+            }
+            // Until there are others.
+            thread::sleep(Duration::from_millis(1));
+            Ok(Verdict::Copy)
+        };
+        let copier = Copier::new(case.open("from"), case.open("to"), judge).expect("copier").called("/x".as_ref());
+        let error = format!("{:#}", copier.copy_all().expect_err("fails"));
+        let place = failed.get().expect("another thread").display();
+        assert_eq!(error, format!("cannot copy {place}: not this one"));
+        assert!(later.into_inner() < ALONE, "it went on");
+    }
+
+    #[test]
+    fn a_file_that_several_threads_find_under_several_names_is_one() {
+        let case = Case::new("links");
+        for number in 0..ALONE {
+            fs::write(case.path(&format!("from/{number}")), "").expect("file");
+        }
+        // In the order in which a thread comes to one name of each as another does to the other, as a rule.
+        for number in 0..4 * ALONE {
+            fs::write(case.path(&format!("from/{number}.a")), "").expect("file");
+        }
+        for number in 0..4 * ALONE {
+            let [a, b] = ["a", "b"].map(|name| case.path(&format!("from/{number}.{name}")));
+            fs::hard_link(a, b).expect("link");
+        }
+        Copier::new(case.open("from"), case.open("to"), all).expect("copier").copy_all().expect("copy");
+        assert_eq!(look(&case.path("to")), look(&case.path("from")));
     }
 
     #[test]
@@ -508,7 +655,7 @@ mod tests {
         let notes = case.copy(|path, entry| {
             Ok(match entry {
                 Entry::Directory if path.ends_with("secret") => Verdict::Leave,
-                Entry::File(_) => Verdict::Change(b"!".to_vec()),
+                Entry::File(..) => Verdict::Change(b"!".to_vec()),
                 Entry::Link(target) if *target == Path::new("secret") => Verdict::Leave,
                 _ => Verdict::Copy,
             })
@@ -527,7 +674,7 @@ mod tests {
         fs::write(case.path("from/a/b/c/file"), "").expect("file");
         fs::set_permissions(case.path("from/a"), fs::Permissions::from_mode(0o2751)).expect("chmod");
         symlink("/", case.path("from/out")).expect("link");
-        let mut copier = Copier::new(case.open("from"), case.open("to"), all);
+        let copier = Copier::new(case.open("from"), case.open("to"), all).expect("copier");
         copier.copy("/a/b/c".as_ref(), Extent::Node).expect("copy");
         copier.copy("/a/none/x".as_ref(), Extent::Whole).expect("nothing there");
         assert!(copier.copy("/out/etc/passwd".as_ref(), Extent::Whole).is_err());

@@ -14,6 +14,7 @@ pub mod look;
 pub mod manifest;
 pub mod mount;
 mod packages;
+mod parallel;
 pub mod pax;
 mod progress;
 pub mod resize;

@@ -2,7 +2,9 @@
 //! that open what is not the service's. What a service has in its own configuration, it needs, and it stays.
 
 use crate::copy::{Entry, Verdict};
+use crate::parallel;
 use anyhow::{Context, Result};
+use rustix::fs::Statx;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fs::File;
@@ -10,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Mutex;
 
 /// The files whose entries may have a password in their second field. They are cloned with all passwords locked.
 const LOCKED: [&str; 4] = ["/etc/shadow", "/etc/gshadow", "/etc/passwd", "/etc/group"];
@@ -122,7 +125,7 @@ impl From<Secret> for String {
 pub struct Secrets {
     let_in: Vec<PathBuf>,
     /// What was left out, and why.
-    withheld: Vec<String>,
+    withheld: Mutex<Vec<String>>,
 }
 
 impl Secrets {
@@ -136,11 +139,11 @@ impl Secrets {
             paths.push(PathBuf::from(text));
             paths.extend(real.strip_prefix(host).map(|path| Path::new("/").join(path)));
         }
-        Ok(Self { let_in: paths, withheld: Vec::new() })
+        Ok(Self { let_in: paths, withheld: Mutex::default() })
     }
 
     /// What becomes of the entry at `path`.
-    pub fn judge(&mut self, path: &Path, entry: &Entry) -> Result<Verdict> {
+    pub fn judge(&self, path: &Path, entry: &Entry) -> Result<Verdict> {
         // Let in, or on the way to what is.
         if self.let_in.iter().any(|secret| path.starts_with(secret) || secret.starts_with(path)) {
             return Ok(Verdict::Copy);
@@ -151,11 +154,12 @@ impl Secrets {
             return Ok(self.withhold(path, reason));
         }
         match entry {
-            Entry::File(file) if LOCKED.iter().any(|locked| path == Path::new(locked)) => {
-                Ok(Verdict::Change(lock(&read(file, u64::MAX)?)))
+            Entry::File(file, stat) if LOCKED.iter().any(|locked| path == Path::new(locked)) => {
+                Ok(Verdict::Change(lock(&read(file, stat)?)))
             }
-            Entry::File(file) if path.starts_with("/etc") && has_private_key(&read(file, SEARCHED)?) => {
-                Ok(self.withhold(path, "a private key"))
+            Entry::File(file, stat) if path.starts_with("/etc") && stat.stx_size <= SEARCHED => {
+                let is_key = has_private_key(&read(file, stat)?);
+                Ok(if is_key { self.withhold(path, "a private key") } else { Verdict::Copy })
             }
             _ => Ok(Verdict::Copy),
         }
@@ -163,14 +167,14 @@ impl Secrets {
 
     /// What there is to say of what was left out.
     pub fn told(&self) -> Option<String> {
-        let mut withheld = self.withheld.clone();
+        let mut withheld = parallel::lock(&self.withheld).clone();
         withheld.sort();
         let withheld = withheld.join(", ");
         (!withheld.is_empty()).then(|| format!("left out, unless --secret PATH lets it in: {withheld}"))
     }
 
-    fn withhold(&mut self, path: &Path, reason: &str) -> Verdict {
-        self.withheld.push(format!("{} ({reason})", path.display()));
+    fn withhold(&self, path: &Path, reason: &str) -> Verdict {
+        parallel::lock(&self.withheld).push(format!("{} ({reason})", path.display()));
         Verdict::Leave
     }
 }
@@ -197,13 +201,9 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// All that a file holds, or nothing if that is more than `most`. Leaves the file's position alone.
-pub fn read(file: &File, most: u64) -> Result<Vec<u8>> {
-    let size = file.metadata()?.len();
-    if size > most {
-        return Ok(Vec::new());
-    }
-    let mut bytes = vec![0; size as usize];
+/// All that a file held when it was looked at. Leaves the file's position alone.
+pub fn read(file: &File, stat: &Statx) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; stat.stx_size as usize];
     let mut filled = 0;
     while filled < bytes.len() {
         match file.read_at(&mut bytes[filled..], filled as u64)? {
@@ -323,8 +323,8 @@ mod tests {
         fs::write(etc.join("archive/a/key1.pem"), "-----BEGIN PRIVATE KEY-----").expect("file");
         symlink("../../archive/a/key1.pem", etc.join("live/a/key.pem")).expect("link");
         let let_in = ["/etc/letsencrypt/live/a/key.pem".parse().expect("secret")];
-        let mut secrets = Secrets::of(host.path(), &let_in).expect("secrets");
-        let mut verdict = |path: &str| secrets.judge(Path::new(path), &Entry::Directory).expect("judge");
+        let secrets = Secrets::of(host.path(), &let_in).expect("secrets");
+        let verdict = |path: &str| secrets.judge(Path::new(path), &Entry::Directory).expect("judge");
         for path in ["live", "live/a", "live/a/key.pem", "archive", "archive/a", "archive/a/key1.pem"] {
             assert_eq!(verdict(&format!("/etc/letsencrypt/{path}")), Verdict::Copy, "{path}");
         }

@@ -102,11 +102,11 @@ impl Selection {
 
     /// Copies /etc, without what is the host's alone, and the directories below /var, those of the packages with or
     /// without their content. Returns what there is to say of it.
-    pub fn copy(&mut self, host: &Path, target: &OwnedFd, extent: Extent) -> Result<Vec<String>> {
+    pub fn copy(&self, host: &Path, target: &OwnedFd, extent: Extent) -> Result<Vec<String>> {
         let source = open(host, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .with_context(|| format!("cannot open {}", host.display()))?;
         let Self { units, stores, secrets, .. } = self;
-        let mut copier = Copier::new(source, target.try_clone()?, |path: &Path, entry: &Entry| {
+        let copier = Copier::new(source, target.try_clone()?, |path: &Path, entry: &Entry| {
             let beneath = path.strip_prefix("/").unwrap_or(path);
             let is_own = IDENTITY.iter().chain(&OWN).any(|own| Path::new(own) == beneath);
             if is_own || stores.iter().any(|place| place == path) || is_foreign_unit(path, entry, units) {
@@ -114,7 +114,7 @@ impl Selection {
             } else {
                 secrets.judge(path, entry)
             }
-        });
+        })?;
         copier.copy("/etc".as_ref(), Extent::Whole)?;
         for path in VAR {
             copier.copy(path.as_ref(), Extent::Node)?;
@@ -122,7 +122,7 @@ impl Selection {
         for path in outermost(&self.paths, extent) {
             copier.copy(path.as_ref(), extent)?;
         }
-        Ok(copier.notes)
+        Ok(copier.notes())
     }
 
     /// Fills in sbx.clone.

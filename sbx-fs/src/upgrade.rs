@@ -49,7 +49,7 @@ pub fn upgrade(name: &Name, act: bool) -> Result<Vec<u8>> {
     ensure!(doc.get("sbx.base").is_none(), "container {name} has a root of its own: it upgrades itself");
     let tree = tree_of(&doc)?;
     let base = Manifest::load(name)?;
-    let mut selection = Selection::of(&doc, &Wish::default(), "/".as_ref())?;
+    let selection = Selection::of(&doc, &Wish::default(), "/".as_ref())?;
     let label = storage::file_label(&doc)?;
     let staging = match Storage::of(&doc)? {
         Storage::Directory => open_directory(&store::container(name))?,

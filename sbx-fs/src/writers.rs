@@ -38,9 +38,8 @@ impl Writers {
     }
 
     /// Fails, naming the process, if it writes a file.
-    pub fn refuse(&self, file: impl AsFd) -> Result<()> {
-        let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
-        let Some(process) = self.0.get(&id(&stat)) else { return Ok(()) };
+    pub fn refuse(&self, stat: &Statx) -> Result<()> {
+        let Some(process) = self.0.get(&id(stat)) else { return Ok(()) };
         bail!("it is being written by {}: stop it first, or copy all the same with --force", told(process));
     }
 }
@@ -53,7 +52,7 @@ pub fn refuse(root: impl AsFd, paths: &[&Path], is_left_out: impl Fn(&Path) -> b
         let mut place = path.to_path_buf();
         walk(&node, &mut place, |node, path| {
             if node.kind() == FileType::RegularFile && !path.ancestors().any(&is_left_out) {
-                writers.refuse(node)?;
+                writers.refuse(&node.stat)?;
             }
             Ok(())
         })

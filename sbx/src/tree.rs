@@ -99,7 +99,7 @@ impl Node {
     }
 
     /// The directory that this one is in, which must be `id` still.
-    pub fn leave(self, id: Id) -> Result<Self> {
+    pub fn leave(&self, id: Id) -> Result<Self> {
         let above = self.above()?;
         if above.id() == id { Ok(above) } else { Err(anyhow!("it was moved meanwhile")) }
     }
