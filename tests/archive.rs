@@ -493,7 +493,8 @@ fn a_definition_that_wants_the_host_gets_what_create_gives() {
         },
     });
     target.import("", &Archive::of(&hostile).end()).ok();
-    host.service(&format!("create {twin} -- /bin/sleep 1000")).ok();
+    // An import chooses its users as create does that is not told.
+    host.line(&format!("virt-sandbox-service create {twin} -- /bin/sleep 1000")).ok();
     let plain = |name: &str| {
         let mut definition = host.defined(name);
         for (object, field) in [

@@ -912,8 +912,9 @@ const TRACES: &str = r#"
 fn a_process_that_enters_shows_no_descriptor_of_the_hosts() {
     let host = Host::small();
     let name = host.name("a");
-    host.service(&format!("create {name} -- /bin/sleep 1000")).ok();
-    // More than the profile gives: the capability with which every process of its own can be traced.
+    // More than the profile gives: the capability with which every process of its own can be traced. With the host's users it
+    // would be every process: SECURITY.md.
+    host.service(&format!("create --userns auto {name} -- /bin/sleep 1000")).ok();
     let add = |set: &str| format!(".process.capabilities.{set} += [\"CAP_SYS_PTRACE\"]");
     host.edit(&name, &["bounding", "effective", "permitted"].map(add).join(" | "));
     host.service(&format!("start {name}")).ok();

@@ -258,7 +258,7 @@ fn users_are_the_hosts_where_something_shared_cannot_have_other_ids_and_that_is_
     let host = Host::new();
     let users = |options: &str| {
         let name = host.name("a");
-        let created = host.service(&format!("create {options} {name} -- /bin/true"));
+        let created = host.line(&format!("virt-sandbox-service create {options} {name} -- /bin/true"));
         let said = created.stderr.trim_end().to_owned();
         created.ok();
         let doc = host.defined(&name);
