@@ -385,7 +385,7 @@ fn what_is_not_devpts_is_not_opened_for_a_terminal() {
 
 #[test]
 fn a_sandbox_has_a_terminal_of_its_own() {
-    let host = Host::small();
+    let host = Host::new();
     let before = host.snapshot();
     let mut session =
         Session::new(&host, &["virt-sandbox", "--", "bash", "-c", "stty size; tty; echo $TERM; sleep 1000"]);

@@ -1,7 +1,6 @@
 //! What the document says of the file system.
 
 use crate::extra::Extra;
-use crate::secrets;
 use anyhow::{Context, Result, bail, ensure};
 use sbx::Document;
 use sbx::storage::{self, Storage};
@@ -52,9 +51,6 @@ const fn tmpfs(destination: &'static str, options: &'static [&'static str], most
 
 /// How a tree of the host is shared. Private, because a mount that propagated in later would be writable.
 const SHARED: [&str; 5] = ["rbind", "rro", "ro", "rnodev", "rprivate"];
-
-/// What a root in memory has of the host's beside its programs.
-const OVER_THE_HOST: [&str; 2] = ["/etc", "/opt"];
 
 /// The names beside /usr that programs and libraries are found under: links into /usr, or trees of their own on a
 /// host whose /usr is not merged.
@@ -195,9 +191,7 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     let (mut mounts, sizes) = file_systems(doc, &extras)?;
     let mut sizes = sizes.into_iter();
     // A root of its own has programs of its own.
-    let is_memory = Storage::of(doc)? == Storage::Memory;
-    let also = OVER_THE_HOST.iter().filter(|path| is_memory && host.join(&path[1..]).is_dir());
-    for path in shared(host)?.filter(|_| doc.get("sbx.base").is_none()).chain(also.map(|path| (*path).to_owned())) {
+    for path in shared(host)?.filter(|_| doc.get("sbx.base").is_none()) {
         mounts.push(json!({ "destination": path, "type": "bind", "source": path, "options": SHARED }));
     }
     let foreign = doc.read::<Vec<Value>>("mounts")?.unwrap_or_default();
@@ -210,11 +204,10 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
         mounts.push(extra.mount(host, size)?);
     }
 
-    let mut masked: Vec<String> = MASKED.into_iter().map(str::to_owned).chain(thermal_throttles(host)).collect();
-    if is_memory {
+    let masked: Vec<String> = MASKED.into_iter().map(str::to_owned).chain(thermal_throttles(host)).collect();
+    if Storage::of(doc)? == Storage::Memory {
         // Nothing is kept of it, so nothing is to be written but where something else is mounted.
         doc.set("root.readonly", true)?;
-        masked.extend(secrets::of_etc(host).iter().filter_map(|path| path.to_str()).map(str::to_owned));
     }
     if !extras.is_empty() {
         doc.set("sbx.mounts", json!(extras))?;

@@ -17,6 +17,9 @@ pub const LOOP: &str = "loop";
 /// The option of a bind of what is inside: none of the kernel's, nor of other runtimes.
 pub const INSIDE: &str = "x-sbx.inside";
 
+/// The option of a bind whose files are nobody's inside.
+pub const NOBODY: &str = "x-sbx.nobody";
+
 /// One mount, as `TYPE:DESTINATION=SOURCE` says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -29,7 +32,7 @@ pub struct Extra {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source {
     /// A file or directory of the host's, with all that is mounted below it.
-    Host { path: PathBuf, read_only: bool },
+    Host { path: PathBuf, read_only: bool, nobodys: bool },
     /// The file system in an image file of the host's.
     Image { path: PathBuf, read_only: bool },
     /// A file or directory of the container's own.
@@ -58,10 +61,14 @@ impl FromStr for Extra {
             return Err(bad("that place is the container's or the host's own"));
         }
         let raw = if kind == "host-image" { source.replacen(",format=raw", "", 1) } else { source.to_owned() };
-        let (path, read_only) = raw.strip_suffix(",ro").map_or((&*raw, false), |path| (path, true));
+        let (raw, nobodys) = match raw.strip_suffix(",nobody") {
+            Some(rest) if kind == "host-bind" => (rest, true),
+            _ => (&*raw, false),
+        };
+        let (path, read_only) = raw.strip_suffix(",ro").map_or((raw, false), |path| (path, true));
         let path = || plain(path).ok_or_else(|| bad("the source is an absolute path without .."));
         let source = match kind {
-            "host-bind" => Source::Host { path: path()?, read_only },
+            "host-bind" => Source::Host { path: path()?, read_only, nobodys },
             "host-image" => Source::Image { path: path()?, read_only },
             "guest-bind" => Source::Guest { path: path()?, read_only },
             "ram" => ram(source).ok_or_else(|| bad("a SIZE in bytes, or with K, M, G, or auto[,uid=UID,gid=GID]"))?,
@@ -139,6 +146,9 @@ impl Extra {
             Source::Guest { path, .. } => ("bind", path.clone(), vec!["bind", INSIDE]),
             Source::Ram { .. } => ("tmpfs", "tmpfs".into(), vec!["nosuid", "nodev"]),
         };
+        if let Source::Host { nobodys: true, .. } = &self.source {
+            options.push(NOBODY);
+        }
         match &self.source {
             Source::Host { read_only: true, .. } => options.extend(["rro", "ro"]),
             Source::Image { read_only: true, .. } | Source::Guest { read_only: true, .. } => options.push("ro"),
@@ -187,6 +197,10 @@ mod tests {
             mount("host-bind:/var/run/x=/etc,ro")["options"],
             json!(["rbind", "rnosuid", "rnodev", "rro", "ro"])
         );
+        assert_eq!(
+            mount("host-bind:/srv=/etc,ro,nobody")["options"],
+            json!(["rbind", "rnosuid", "rnodev", "x-sbx.nobody", "rro", "ro"])
+        );
         assert_eq!(mount("ram:/tmp=1500")["options"], json!(["nosuid", "nodev", "mode=1777", "size=2k"]));
         assert_eq!(
             mount("host-image:/srv=/etc/passwd,format=raw,ro"),
@@ -204,6 +218,7 @@ mod tests {
         );
         for bad in [
             "",
+            "guest-bind:/srv=/etc,nobody",
             "ram:/srv=5M,uid=0",
             "ram:/srv=5M,uid=0,gid=x",
             "ram:/srv=5M,gid=0,uid=0",

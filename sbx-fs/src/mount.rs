@@ -17,6 +17,8 @@ use root::Root;
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, makedev, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
+use sbx::ids::Ids;
+use sbx::namespace::NOBODYS;
 use sbx::process::Live;
 use sbx::procfs::Procfs;
 use sbx::{Document, host, namespace, storage, sys};
@@ -32,11 +34,11 @@ pub fn mount(doc: &Document, act: bool) -> Result<()> {
     let host = Host::new(&procfs.mounts()?, host::runs_selinux());
     let plan = Plan::of(doc, &host)?;
     if !act {
-        return Opened::open(doc, &plan, None).map(drop);
+        return Opened::open(doc, &plan, None, &procfs).map(drop);
     }
     let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
     let users = plan.ids.map(|_| namespace::users(&holder, &procfs)).transpose()?;
-    let opened = Opened::open(doc, &plan, users.as_ref())?;
+    let opened = Opened::open(doc, &plan, users.as_ref(), &procfs)?;
     join(doc, &holder, &procfs)?;
     let built = in_child(|| build(&plan, opened, &holder, &procfs));
     ensure!(!holder.has_ended()?, "container {name} has ended");
@@ -64,7 +66,10 @@ enum Content<'a> {
 impl<'a> Opened<'a> {
     /// With the ids of a user namespace, if there is one: what comes from the host keeps its owners on disk, and has them
     /// inside.
-    fn open(doc: &Document, plan: &'a Plan, users: Option<&OwnedFd>) -> Result<Self> {
+    fn open(doc: &Document, plan: &'a Plan, users: Option<&OwnedFd>, procfs: &Procfs) -> Result<Self> {
+        let is_nobodys = |mount: &Mount| matches!(&mount.source, Source::Bind(Bind { nobodys: true, .. }));
+        let nobody =
+            plan.mounts.iter().any(is_nobodys).then(|| namespace::unused_users(procfs, NOBODYS)).transpose()?;
         let open = || match storage::mounted(doc)? {
             Some(root) => plan.root.attributes.apply(&root).and_then(|()| with_ids(root, users)),
             None => with_ids(bind(&plan.root, ResolveFlags::empty())?, users),
@@ -75,6 +80,7 @@ impl<'a> Opened<'a> {
                 Source::Bind(source) => {
                     // A device node stays the host's, and nobody's inside.
                     let users = users.filter(|_| source.device.is_none());
+                    let users = if source.nobodys { nobody.as_ref() } else { users };
                     let tree = bind(source, NO_LINKS).and_then(|tree| with_ids(tree, users));
                     tree.map(|tree| Content::Tree(tree, source.attributes.read_only()))
                 }
@@ -125,9 +131,15 @@ fn bind(source: &Bind, resolve: ResolveFlags) -> Result<OwnedFd> {
 /// Those of the host's directories whose mounts cannot have the ids of a user namespace, and why. It is tried: only the
 /// file systems know.
 pub fn without_ids(directories: &[PathBuf]) -> Result<Vec<(PathBuf, Error)>> {
-    let users = namespace::unused_users(&Procfs::open()?)?;
+    let users = namespace::unused_users(&Procfs::open()?, Ids::map(u32::from(u16::MAX), 1).as_bytes())?;
     let refused = directories.iter().filter_map(|path| {
-        let source = Bind { path: path.clone(), recursive: true, device: None, attributes: Attributes::default() };
+        let source = Bind {
+            path: path.clone(),
+            recursive: true,
+            device: None,
+            nobodys: false,
+            attributes: Attributes::default(),
+        };
         let tree = bind(&source, ResolveFlags::empty()).and_then(|tree| with_ids(tree, Some(&users)));
         tree.err().map(|error| (path.clone(), error))
     });

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use rustix::fs::Statx;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
@@ -177,31 +177,6 @@ impl Secrets {
         parallel::lock(&self.withheld).push(format!("{} ({reason})", path.display()));
         Verdict::Leave
     }
-}
-
-/// Those of the table that there are below `/etc` of a host, but for names in any directory: what must not be seen of an
-/// `/etc` that is not cloned. The passwords of the host are among them.
-pub fn of_etc(host: &Path) -> Vec<PathBuf> {
-    let of_etc = SECRETS.iter().map(|(pattern, _)| *pattern).filter(|pattern| pattern.starts_with("/etc/"));
-    let mut found: Vec<_> =
-        of_etc.chain(LOCKED[..2].iter().copied()).flat_map(|pattern| expand(host, pattern)).collect();
-    found.sort();
-    found
-}
-
-/// The paths below `host` that a pattern is for.
-fn expand(host: &Path, pattern: &str) -> Vec<PathBuf> {
-    pattern.split('/').skip(1).fold(vec![PathBuf::from("/")], |directories, part| {
-        let below = |directory: PathBuf| -> Vec<PathBuf> {
-            let there = host.join(directory.strip_prefix("/").unwrap_or(&directory));
-            if !part.contains('*') {
-                return Vec::from_iter(there.join(part).symlink_metadata().is_ok().then(|| directory.join(part)));
-            }
-            let names = fs::read_dir(there).into_iter().flatten().flatten().map(|entry| entry.file_name());
-            names.filter(|name| matches(part.as_bytes(), name.as_bytes())).map(|name| directory.join(name)).collect()
-        };
-        directories.into_iter().flat_map(below).collect()
-    })
 }
 
 /// The reason for which the table leaves out `path` itself.

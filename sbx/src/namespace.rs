@@ -102,8 +102,12 @@ pub fn users(holder: &Live, procfs: &Procfs) -> Result<OwnedFd> {
     Ok(users)
 }
 
-/// A user namespace that nobody is in, to try by whether mounts can have its ids.
-pub fn unused_users(procfs: &Procfs) -> Result<OwnedFd> {
+/// A map of ids (user_namespaces(7)) in which none is that a file has. Of a mount with these the files are nobody's: not
+/// even root, with all capabilities, has more of them than what everybody may read.
+pub const NOBODYS: &[u8] = b"4294967294 65535 1";
+
+/// A user namespace that nobody is in, with a map of ids, for mounts to have.
+pub fn unused_users(procfs: &Procfs, ids: &[u8]) -> Result<OwnedFd> {
     let failed = "cannot make a user namespace";
     let (mut wait, end) = pipe().context(failed)?;
     let Some(child) = sys::clone3(CloneFlags::CLONE_NEWUSER.bits(), None).context(failed)? else {
@@ -112,7 +116,7 @@ pub fn unused_users(procfs: &Procfs) -> Result<OwnedFd> {
         let _ = wait.read(&mut [0]);
         sys::exit(0);
     };
-    let map = |file: &str| procfs.write(format!("{}/{file}", child.pid), Ids::map(u32::from(u16::MAX), 1).as_bytes());
+    let map = |file: &str| procfs.write(format!("{}/{file}", child.pid), ids);
     let made =
         map("uid_map").and_then(|()| map("gid_map")).and_then(|()| procfs.follow(&format!("{}/ns/user", child.pid)));
     drop(end);

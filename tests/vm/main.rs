@@ -5,6 +5,7 @@ mod boot;
 mod label;
 mod limits;
 mod net;
+mod sandbox;
 mod selinux;
 mod services;
 mod stores;

@@ -2,7 +2,7 @@
 
 use super::file_system::{FileSystem, Owner};
 use crate::edit::links;
-use crate::extra::{INSIDE, LOOP};
+use crate::extra::{INSIDE, LOOP, NOBODY};
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc::{
     MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
@@ -133,6 +133,8 @@ pub struct Bind {
     pub recursive: bool,
     /// The character device that it must be.
     pub device: Option<(u32, u32)>,
+    /// Whether its files are nobody's inside.
+    pub nobodys: bool,
     pub attributes: Attributes,
 }
 
@@ -230,7 +232,7 @@ impl Bind {
     /// host's, cannot be changed. Not noexec, which would forbid to map /dev/zero executable.
     fn node(path: &str, major: u32, minor: u32) -> Self {
         let attributes = Attributes::of(&["ro", "nosuid", "exec", "dev"]);
-        Self { path: path.into(), recursive: false, device: Some((major, minor)), attributes }
+        Self { path: path.into(), recursive: false, device: Some((major, minor)), nobodys: false, attributes }
     }
 
     /// The null device.
@@ -267,7 +269,13 @@ impl Plan {
         ensure!(root.is_absolute(), "root.path: {} is not absolute", root.display());
         let mut plan = Self {
             ids: owner.ids,
-            root: Bind { path: root, recursive: true, device: None, attributes: Attributes::of(&["rnodev"]) },
+            root: Bind {
+                path: root,
+                recursive: true,
+                device: None,
+                nobodys: false,
+                attributes: Attributes::of(&["rnodev"]),
+            },
             read_only_root: doc.read("root.readonly")?.unwrap_or(false),
             mounts: Vec::new(),
             first_links: if is_memory { links("/".as_ref())? } else { Vec::new() },
@@ -293,7 +301,7 @@ impl Plan {
         check(&destination)?;
         let mut attributes = Attributes::default();
         let (mut bind, mut recursive) = (kind.as_deref() == Some("bind"), false);
-        let (mut image, mut inside) = (false, false);
+        let (mut image, mut inside, mut nobodys) = (false, false, false);
         let mut parameters: Vec<&str> = Vec::new();
         for option in &options {
             match option.as_str() {
@@ -301,6 +309,7 @@ impl Plan {
                 "rbind" => (bind, recursive) = (true, true),
                 LOOP => image = true,
                 INSIDE => inside = true,
+                NOBODY => nobodys = true,
                 option if NEUTRAL.contains(&option) || attributes.take(option) => {}
                 option => parameters.push(option),
             }
@@ -318,8 +327,8 @@ impl Plan {
                 destination,
                 match (image, inside) {
                     (true, _) => Source::Image(Image { path, kind, label, attributes }),
-                    (_, true) => Source::Inside(Bind { path, recursive, device: None, attributes }),
-                    _ => Source::Bind(Bind { path, recursive, device: None, attributes }),
+                    (_, true) => Source::Inside(Bind { path, recursive, device: None, nobodys, attributes }),
+                    _ => Source::Bind(Bind { path, recursive, device: None, nobodys, attributes }),
                 },
             );
         } else if kind == "cgroup" {
