@@ -2,7 +2,8 @@
 # What the scripts share: where things lie, the lock of a name, and how a container begins and ends.
 set -euo pipefail
 
-scripts=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
+# Whoever reads this file calls it by its real name.
+scripts=${BASH_SOURCE[0]%/*}
 # Installed, the tools lie beside the scripts; in the source, where scripts/build puts them.
 [ -x "$scripts/sbx-ns" ] && PATH=$scripts:$PATH || PATH=$scripts/../target/bin:$PATH
 
