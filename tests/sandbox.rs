@@ -58,10 +58,10 @@ fn it_reads_programs_and_writes_nothing_but_its_own() {
     assert_eq!(shown, format!("0\n0\n/root\n/root\n{none}\nNoNewPrivs:1\nSeccomp:2"));
     assert_eq!(sandbox(&host, "-p", "grep CapEff /proc/self/status").ok().text(), "CapEff:\t00000000800405fb");
     assert_eq!(sandbox(&host, "-S nobody", "id -un; id -gn").ok().text(), "nobody\nnogroup");
-    assert_eq!(sandbox(&host, "-S daemon", "echo $HOME; ls /usr/sbin | grep -x chroot").ok().text(), "/tmp\nchroot");
+    assert_eq!(sandbox(&host, "-S daemon", "echo $HOME; ls /usr/sbin | grep -x chroot").ok().text(), "/home\nchroot");
     assert_eq!(
         host.bash("unset HOME; virt-sandbox -- sh -c 'echo $HOME $PATH'").ok().text(),
-        "/tmp /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        "/home /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     );
     // Where the caller is, if that can be seen inside.
     assert_eq!(host.bash("cd /usr/share && virt-sandbox -- pwd").ok().text(), "/usr/share");
@@ -176,8 +176,14 @@ fn nothing_is_left_however_it_ends() {
             virt-sandbox -n {name} -- true; echo $?; rm said; wait $pid"
     );
     let twice = host.bash(&twice).assert_code(7);
-    assert_eq!((twice.text().as_str(), twice.stderr.contains("already")), ("1", true), "{twice}");
+    assert_eq!((twice.text().as_str(), twice.stderr.contains("is in use")), ("1", true), "{twice}");
     host.assert_as(&before, "two of a name");
+    // A container of the name is another thing.
+    let container = host.running("c", "");
+    let refused = host.line(&format!("virt-sandbox -n {container} -- true")).assert_code(1);
+    assert!(refused.stderr.contains(&format!("container {container} exists")), "{refused}");
+    host.bash("sleep 0.5").ok();
+    host.inside(&container, "true").ok();
     assert_eq!(host.bash("ls -A runtime state/containers 2>/dev/null").text(), "");
 }
 
