@@ -218,7 +218,6 @@ mod tests {
         );
         for bad in [
             "",
-            "guest-bind:/srv=/etc,nobody",
             "ram:/srv=5M,uid=0",
             "ram:/srv=5M,uid=0,gid=x",
             "ram:/srv=5M,gid=0,uid=0",
