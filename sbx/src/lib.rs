@@ -36,8 +36,3 @@ pub mod tree;
 pub use document::Document;
 pub use name::Name;
 pub use size::Size;
-
-/// That of musl maps and unmaps memory all the time: half of the system calls of a step were those.
-#[cfg(target_env = "musl")]
-#[global_allocator]
-static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
