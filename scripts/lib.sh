@@ -81,6 +81,13 @@ lock() { # NAME
     done
 }
 
+# The same, but fails if somebody else has it.
+lock_now() { # NAME
+    (umask 077 && mkdir -p -- "$runtime")
+    exec 9>>"$(lock_file "$1")"
+    flock -n 9
+}
+
 # No name begins with a dot: it is not the directory of another container.
 lock_file() { printf '%s' "$runtime/.$1.lock"; }
 
