@@ -2,8 +2,10 @@
 
 use crate::extra::Extra;
 use anyhow::{Context, Result, bail, ensure};
-use sbx::Document;
+use nix::sched::CloneFlags;
+use sbx::rootless::Maps;
 use sbx::storage::{self, Storage};
+use sbx::{Document, namespace};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::ErrorKind;
@@ -31,7 +33,7 @@ const MOUNTS: [Mount; 10] = [
     mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
     // Not nodev, and not noexec, which would forbid to map /dev/zero executable: other runtimes make the nodes in it.
     tmpfs("/dev", &["nosuid", "strictatime", "mode=755"], 64, 64),
-    mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+    mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
     tmpfs("/dev/shm", &["nosuid", "noexec", "nodev", "mode=1777"], 64 << 10, 1 << 10),
     mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
     mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
@@ -48,6 +50,9 @@ const fn mount(destination: &'static str, kind: &'static str, options: &'static 
 const fn tmpfs(destination: &'static str, options: &'static [&'static str], most: u64, least: u64) -> Mount {
     Mount { destination, kind: "tmpfs", options, size: Some(Size { most, least }) }
 }
+
+/// The group that may write to each other's terminals (tty of group(5)).
+const TERMINALS: u32 = 5;
 
 /// How a tree of the host is shared. Private, because a mount that propagated in later would be writable.
 const SHARED: [&str; 5] = ["rbind", "rro", "ro", "rnodev", "rprivate"];
@@ -192,7 +197,7 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     let mut sizes = sizes.into_iter();
     // A root of its own has programs of its own.
     for path in shared(host)?.filter(|_| doc.get("sbx.base").is_none()) {
-        mounts.push(json!({ "destination": path, "type": "bind", "source": path, "options": SHARED }));
+        mounts.push(shared_mount(&path));
     }
     let foreign = doc.read::<Vec<Value>>("mounts")?.unwrap_or_default();
     let wished = extras.iter().map(|extra| extra.destination.clone());
@@ -226,6 +231,11 @@ fn shared(host: &Path) -> Result<impl Iterator<Item = String>> {
     Ok(["/usr".to_owned()].into_iter().chain(split))
 }
 
+/// A tree of the host's at the same place inside.
+fn shared_mount(path: &str) -> Value {
+    json!({ "destination": path, "type": "bind", "source": path, "options": SHARED })
+}
+
 /// What a container of this wish has mounts of, as far as it is there yet: directories and files of the host's.
 pub fn sources(wish: &Wish, host: &Path) -> Result<Vec<PathBuf>> {
     // What is yet to be made will be on the file system of what it is made in.
@@ -254,8 +264,18 @@ fn file_systems(doc: &Document, extras: &[Extra]) -> Result<(Vec<Value>, Vec<u64
         MOUNTS.iter().filter(is_free).filter_map(|mount| mount.size.as_ref()).chain(fitting).collect();
     let extra = extras.iter().map(Extra::memory).fold(0, u64::saturating_add);
     let mut sizes = fit(&sizes, doc.read("linux.resources.memory.limit")?, extra)?.into_iter();
+    let maps = Maps::of(doc)?;
+    let has_terminals_group = maps.as_ref().is_none_or(|maps| maps.has_group(TERMINALS));
+    // Only whose a network is may mount what shows it: sysfs(5).
+    let binds_sysfs = maps.is_some() && !namespace::flags(doc)?.contains(CloneFlags::CLONE_NEWNET);
     let mounts = MOUNTS.iter().filter(is_free).map(|mount| {
+        if mount.kind == "sysfs" && binds_sysfs {
+            return shared_mount(mount.destination);
+        }
         let mut options: Vec<String> = mount.options.iter().map(|option| (*option).to_owned()).collect();
+        if mount.kind == "devpts" && has_terminals_group {
+            options.push(format!("gid={TERMINALS}"));
+        }
         if mount.kind == "cgroup" {
             options.push(if is_unit { "rw" } else { "ro" }.into());
         }

@@ -2,7 +2,8 @@
 //!
 //! Everything that comes from the host is opened before the namespaces are joined, and held by descriptor from then
 //! on; everything inside is reached beneath the descriptor of the new root. No path of the container's is ever
-//! resolved by a process that could reach a file of the host's through it.
+//! resolved by a process that could reach a file of the host's through it. An ordinary user may open it only once he
+//! has joined them: until the root is replaced the mounts there are those of the host.
 
 mod file_system;
 mod plan;
@@ -21,7 +22,7 @@ use sbx::ids::Ids;
 use sbx::namespace::NOBODYS;
 use sbx::process::Live;
 use sbx::procfs::Procfs;
-use sbx::{Document, host, namespace, storage, sys};
+use sbx::{Document, host, namespace, rootless, storage, sys};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -38,9 +39,11 @@ pub fn mount(doc: &Document, act: bool) -> Result<()> {
     }
     let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
     let users = plan.ids.map(|_| namespace::users(&holder, &procfs)).transpose()?;
-    let opened = Opened::open(doc, &plan, users.as_ref(), &procfs)?;
-    join(doc, &holder, &procfs)?;
-    let built = in_child(|| build(&plan, opened, &holder, &procfs));
+    let open = || Opened::open(doc, &plan, users.as_ref(), &procfs);
+    let is_ordinary = rootless::is_ordinary();
+    let mut opened = if is_ordinary { None } else { Some(open()?) };
+    join(doc, &holder, is_ordinary, &procfs)?;
+    let built = in_child(|| build(&plan, opened.take().map_or_else(open, Ok)?, &holder, &procfs));
     ensure!(!holder.has_ended()?, "container {name} has ended");
     built
 }
@@ -197,13 +200,13 @@ fn image(Image { path, kind, label, attributes }: &Image) -> Result<OwnedFd> {
 
 /// Enters the container's namespaces, the PID namespace for children only. Refuses a root that has been replaced
 /// already: the container may run.
-fn join(doc: &Document, holder: &Live, procfs: &Procfs) -> Result<()> {
+fn join(doc: &Document, holder: &Live, with_users: bool, procfs: &Procfs) -> Result<()> {
     let root = procfs.identity("self/root")?;
     // These two it must have whatever the document says. All are joined, since each file system shows the processes,
     // interfaces or cgroups of whoever mounts it.
-    let flags = namespace::flags(doc)? | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
-    // Not the user namespace, in which nobody may do what is still to be done.
-    let flags = flags - CloneFlags::CLONE_NEWUSER;
+    let mut flags = namespace::flags(doc)? | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+    // In the user namespace an ordinary user may do what is still to be done, and the host's root may not.
+    flags.set(CloneFlags::CLONE_NEWUSER, with_users);
     namespace::join(holder, flags)?;
     if procfs.identity("self/root")? != root {
         bail!("the root of process {} has been replaced already", holder.pid);

@@ -3,6 +3,8 @@
 use crate::edit::Plan;
 use crate::holder;
 use anyhow::{Context, Result, bail, ensure};
+use caps::CapSet;
+use caps::errors::CapsError;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -66,10 +68,8 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
         sys::exit(1);
     };
     let mut go = File::from(go_in);
-    if let Some(ids) = start.plan.ids {
-        let map =
-            |file, first| start.procfs.write(format!("{}/{file}", child.pid), Ids::map(first, ids.size).as_bytes());
-        map("uid_map", ids.uid).and_then(|()| map("gid_map", ids.gid)).context("cannot map the ids")?;
+    if start.plan.new.contains(CloneFlags::CLONE_NEWUSER) {
+        start.map_ids(child.pid).context("cannot map the ids")?;
         go.write_all(b"!").context("cannot tell the holder")?;
     }
     drop((status_in, go_out, start));
@@ -99,8 +99,8 @@ impl Start {
     /// In the child: completes the namespaces and executes the holder.
     fn become_holder(&self, name: &Name, go: &OwnedFd, status: &OwnedFd) -> Result<Infallible> {
         self.enter()?;
-        if self.plan.ids.is_some() {
-            self.become_root(go)?;
+        if self.plan.new.contains(CloneFlags::CLONE_NEWUSER) {
+            self.become_somebody(go)?;
         }
         let program = holder::aside(&self.program)?;
         holder::descriptors(&self.listener, go, status).context("cannot place the holder's descriptors")?;
@@ -118,12 +118,22 @@ impl Start {
         Ok(())
     }
 
-    /// Becomes root of the user namespace, once its maker has said which ids are its own.
-    fn become_root(&self, go: &OwnedFd) -> Result<()> {
+    /// Says which ids the user namespace of a process has.
+    fn map_ids(&self, pid: i32) -> Result<()> {
+        if let Some(ids) = self.plan.ids {
+            let map = |file, first| self.procfs.write(format!("{pid}/{file}"), Ids::map(first, ids.size).as_bytes());
+            map("uid_map", ids.uid).and_then(|()| map("gid_map", ids.gid))?;
+        }
+        self.plan.maps.as_ref().map_or(Ok(()), |maps| maps.write(&self.procfs, pid))
+    }
+
+    /// Becomes root of the user namespace, once its maker has said which ids are its own; in that of an ordinary user
+    /// he is somebody by then.
+    fn become_somebody(&self, go: &OwnedFd) -> Result<()> {
         ensure!(rustix::io::read(go, &mut [0])? == 1, "its maker is gone");
         // None can be made inside, by whatever way: a kernel's bug has more to offer there (CVE-2022-0185).
         self.procfs.write("sys/user/max_user_namespaces", b"0").context("cannot forbid user namespaces")?;
-        namespace::become_root()
+        if self.plan.maps.is_some() { keep_capabilities() } else { namespace::become_root() }
     }
 
     fn enter(&self) -> Result<()> {
@@ -142,6 +152,17 @@ impl Start {
         }
         Ok(())
     }
+}
+
+/// Has the holder keep over exec what whoever makes a user namespace can do in it, also if that is not root inside
+/// (capabilities(7)). It hands on nothing: confinement clears these sets.
+fn keep_capabilities() -> Result<()> {
+    let keep = || -> Result<(), CapsError> {
+        let all = caps::read(None, CapSet::Permitted)?;
+        caps::set(None, CapSet::Inheritable, &all)?;
+        caps::set(None, CapSet::Ambient, &all)
+    };
+    keep().context("cannot keep the capabilities")
 }
 
 /// The running document of a container that has a holder.
@@ -209,6 +230,7 @@ fn listen(name: &Name) -> Result<UnixListener> {
     remove(name)?;
     let directory = store::runtime(name);
     store::make(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    store::check_owner(&directory.canonicalize()?)?;
     let path = store::control(name);
     UnixListener::bind(&path).with_context(|| format!("cannot make the socket {}", path.display()))
 }

@@ -2,9 +2,10 @@
 
 use anyhow::{Result, anyhow, bail, ensure};
 use nix::sched::CloneFlags;
-use sbx::Document;
 use sbx::ids::Ids;
 use sbx::namespace::{self, KINDS};
+use sbx::rootless::{self, Maps};
+use sbx::{Document, passwd};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -28,7 +29,12 @@ pub enum Users {
     Auto,
     /// Those of a user namespace, for which these are.
     Range(Ids),
+    /// An ordinary user's own, and inside those of another user and group, if some are named.
+    Keep(Option<(u32, u32)>),
 }
+
+/// How an ordinary user's own ids are asked for.
+const KEEP: &str = "keep-id";
 
 impl FromStr for Users {
     type Err = String;
@@ -37,18 +43,30 @@ impl FromStr for Users {
         match text {
             "host" => Ok(Self::Host),
             "auto" => Ok(Self::Auto),
-            _ => text.parse().map(Self::Range).map_err(|error| format!("bad user namespace: {error}, auto or host")),
+            KEEP => Ok(Self::Keep(None)),
+            _ => match text.strip_prefix(KEEP).and_then(|rest| rest.strip_prefix(':')?.split_once(':')) {
+                Some((uid, gid)) => {
+                    let ids = passwd::id(uid).zip(passwd::id(gid));
+                    ids.map(|ids| Self::Keep(Some(ids))).ok_or_else(|| format!("bad ids {text:?}: {KEEP}:UID:GID"))
+                }
+                None => text
+                    .parse()
+                    .map(Self::Range)
+                    .map_err(|error| format!("bad user namespace: {error}, auto, host or {KEEP}[:UID:GID]")),
+            },
         }
     }
 }
 
 /// Fills in the namespaces and the host name, where the document has none, and what is asked for.
-pub fn plan(doc: &mut Document, wish: Wish) -> Result<()> {
+pub fn plan(doc: &mut Document, mut wish: Wish) -> Result<()> {
     let name = doc.name()?;
     if doc.get("linux.namespaces").is_none() {
         let all = KINDS.iter().filter(|kind| kind.flag != CloneFlags::CLONE_NEWUSER);
         let all: Vec<_> = all.map(|kind| json!({ "type": kind.name })).collect();
         doc.set("linux.namespaces", all)?;
+        // He may have no other without it.
+        wish.users = wish.users.or_else(|| rootless::is_ordinary().then_some(Users::Keep(None)));
     }
     if let Some(users) = wish.users {
         let mut namespaces: Vec<Value> = doc.require("linux.namespaces")?;
@@ -57,8 +75,10 @@ pub fn plan(doc: &mut Document, wish: Wish) -> Result<()> {
         if users != Users::Host {
             namespaces.insert(0, json!({ "type": USER }));
         }
-        if let Users::Range(ids) = users {
-            ids.fill(doc)?;
+        match users {
+            Users::Range(ids) => ids.fill(doc)?,
+            Users::Keep(inside) => Maps::new(inside)?.fill(doc)?,
+            Users::Host | Users::Auto => {}
         }
         doc.set("linux.namespaces", namespaces)?;
     }
@@ -83,12 +103,15 @@ pub struct Plan {
     pub hostname: Option<String>,
     /// The ids of a user namespace.
     pub ids: Option<Ids>,
+    /// Those of an ordinary user's.
+    pub maps: Option<Maps>,
 }
 
 impl Plan {
     /// Reads and checks the document.
     pub fn of(doc: &Document) -> Result<Self> {
-        let mut plan = Self { new: CloneFlags::empty(), joined: Vec::new(), hostname: None, ids: Ids::of(doc)? };
+        let (ids, maps) = (Ids::of(doc)?, Maps::of(doc)?);
+        let mut plan = Self { new: CloneFlags::empty(), joined: Vec::new(), hostname: None, ids, maps };
         for (kind, namespace) in namespace::of(doc)? {
             match namespace.path {
                 None => plan.new |= kind.flag,
@@ -105,7 +128,7 @@ impl Plan {
         // It is joined in the container's cgroup, when the right to do so is gone.
         let joins_cgroup = plan.joined.iter().any(|(flag, _)| *flag == CloneFlags::CLONE_NEWCGROUP);
         ensure!(
-            plan.ids.is_none() || !joins_cgroup,
+            !plan.new.contains(CloneFlags::CLONE_NEWUSER) || !joins_cgroup,
             "linux.namespaces: an existing cgroup namespace cannot be joined from a user namespace"
         );
         if let Some(hostname) = doc.read::<String>("hostname")? {

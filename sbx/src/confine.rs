@@ -9,7 +9,7 @@ use crate::procfs::Procfs;
 use crate::sys::{self, Child};
 use crate::terminal::Terminal;
 use crate::tool::Status;
-use crate::{Document, ids, label, namespace, passwd, seccomp};
+use crate::{Document, ids, label, namespace, passwd, rootless, seccomp};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
@@ -48,7 +48,8 @@ pub struct Confinement {
     permitted: CapsHashSet,
     no_new_privs: bool,
     seccomp: seccomp::Filter,
-    in_user_namespace: bool,
+    /// Of a user namespace that another user, the host's root, has made.
+    becomes_root: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -134,7 +135,7 @@ impl Confinement {
             permitted: capability_set(&capabilities.permitted)?,
             no_new_privs: doc.read("process.noNewPrivileges")?.unwrap_or(false),
             seccomp: seccomp.map(|seccomp| seccomp.compile()).transpose().context("linux.seccomp")?.unwrap_or_default(),
-            in_user_namespace: ids::has_namespace(doc)?,
+            becomes_root: ids::has_namespace(doc)? && !rootless::is_ordinary(),
         })
     }
 
@@ -192,7 +193,7 @@ impl Confinement {
     fn give_up(&self, who: Option<&Who>) -> Result<()> {
         self.session()?;
         self.limits()?;
-        if self.in_user_namespace {
+        if self.becomes_root {
             // What it has and makes from now on is root's inside. Not before it has written what is the host's of it.
             namespace::become_root()?;
         }
@@ -382,7 +383,11 @@ fn execute(command: &str, args: &[CString], env: &[CString]) -> Status {
 fn become_user(Identity { uid, gid, groups }: &Identity) -> Result<()> {
     let others = groups.iter().filter(|other| *other != gid);
     let groups: Vec<Gid> = [gid].into_iter().chain(others).copied().map(Gid::from_raw).collect();
-    setgroups(&groups).with_context(|| format!("cannot set the groups {groups:?}"))?;
+    match setgroups(&groups) {
+        // It is forbidden in a namespace of an ordinary user, who has none but his own there.
+        Err(Errno::EPERM) if Procfs::open()?.read("self/setgroups")? == b"deny\n" => {}
+        set => set.with_context(|| format!("cannot set the groups {groups:?}"))?,
+    }
     let (user, group) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
     setresgid(group, group, group).with_context(|| format!("cannot become group {gid}"))?;
     setresuid(user, user, user).with_context(|| format!("cannot become user {uid}"))

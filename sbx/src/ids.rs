@@ -2,7 +2,7 @@
 //! that no other has them.
 
 use crate::claim::Claims;
-use crate::{Document, Name, namespace, passwd, store};
+use crate::{Document, Name, namespace, passwd, rootless, store};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use std::str::FromStr;
 const KIND: &str = "ids";
 
 /// Where the document has the ranges.
-const MAPPINGS: [&str; 2] = ["linux.uidMappings", "linux.gidMappings"];
+pub(crate) const MAPPINGS: [&str; 2] = ["linux.uidMappings", "linux.gidMappings"];
 
 /// As many ids as programs expect that there are, with nobody's (65534) among them.
 const SIZE: u32 = 1 << 16;
@@ -41,12 +41,19 @@ pub struct Ids {
 
 /// `linux.uidMappings` and `linux.gidMappings` as the OCI runtime specification has them.
 #[derive(Debug, Serialize, Deserialize)]
-struct Mapping {
+pub(crate) struct Mapping {
     #[serde(rename = "containerID")]
-    container: u32,
+    pub container: u32,
     #[serde(rename = "hostID")]
-    host: u32,
-    size: u32,
+    pub host: u32,
+    pub size: u32,
+}
+
+impl Mapping {
+    /// As a line of the kernel's, or the arguments of newuidmap(1), has it.
+    pub fn numbers(&self) -> [String; 3] {
+        [self.container, self.host, self.size].map(|number| number.to_string())
+    }
 }
 
 /// Ids that are somebody's: the first, how many, and whose.
@@ -88,9 +95,9 @@ impl FromStr for Ids {
 }
 
 impl Ids {
-    /// Those of the document; none if it has no user namespace of its own.
+    /// Those of the document; none if it has no user namespace of its own, or that of an ordinary user, who has none.
     pub fn of(doc: &Document) -> Result<Option<Self>> {
-        if !has_namespace(doc)? {
+        if rootless::is_ordinary() || !has_namespace(doc)? {
             return Ok(None);
         }
         let ids = Self::wished(doc)?;
@@ -226,7 +233,10 @@ fn taken() -> Result<[Vec<Taken>; 2]> {
     }
     let files = [("/etc/subuid", "/etc/passwd", "uid_map"), ("/etc/subgid", "/etc/group", "gid_map")];
     for (taken, (ranges, names, map)) in taken.iter_mut().zip(files) {
-        taken.extend(lines(ranges)?.iter().filter_map(|line| range(line, ranges)));
+        let set_aside = |line: &String| {
+            range(line).map(|(name, first, size)| Taken { first, size, whose: format!("{name} of {ranges}") })
+        };
+        taken.extend(lines(ranges)?.iter().filter_map(set_aside));
         taken.extend(lines(names)?.iter().filter_map(|line| entry(line, names)));
         for process in store::entries("/proc".as_ref())? {
             let Some(pid) =
@@ -243,7 +253,7 @@ fn taken() -> Result<[Vec<Taken>; 2]> {
 }
 
 /// The lines of a file; none, if there is no such file.
-fn lines(path: &str) -> Result<Vec<String>> {
+pub(crate) fn lines(path: &str) -> Result<Vec<String>> {
     match fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         bytes => {
@@ -254,11 +264,9 @@ fn lines(path: &str) -> Result<Vec<String>> {
 }
 
 /// `NAME:FIRST:SIZE` of subuid(5).
-fn range(line: &str, file: &str) -> Option<Taken> {
+pub(crate) fn range(line: &str) -> Option<(&str, u32, u32)> {
     let mut fields = line.split(':');
-    let name = fields.next()?;
-    let (first, size) = (passwd::id(fields.next()?)?, passwd::id(fields.next()?)?);
-    Some(Taken { first, size, whose: format!("{name} of {file}") })
+    Some((fields.next()?, passwd::id(fields.next()?)?, passwd::id(fields.next()?)?))
 }
 
 /// `NAME:PASSWORD:ID:...` of passwd(5) and group(5).
@@ -338,12 +346,13 @@ mod tests {
     #[test]
     fn whose_ids_are_is_found_where_the_host_has_it() {
         let overlap = |taken: Option<Taken>, first, size| taken.is_some_and(|taken| taken.overlaps(first, size));
-        let alice = || range("alice:100000:65536", "/etc/subuid");
-        assert!(overlap(alice(), 165_535, 1) && overlap(alice(), 0, 100_001));
-        assert!(!overlap(alice(), 165_536, 65_536) && !overlap(alice(), 0, 100_000));
+        let alice = Taken { first: 100_000, size: 65_536, whose: "alice".to_owned() };
+        assert!(alice.overlaps(165_535, 1) && alice.overlaps(0, 100_001));
+        assert!(!alice.overlaps(165_536, 65_536) && !alice.overlaps(0, 100_000));
+        assert_eq!(range("alice:100000:65536"), Some(("alice", 100_000, 65_536)));
         assert!(overlap(entry("bob:x:70000:70000::/:/bin/sh", "/etc/passwd"), 65_536, 65_536));
         assert!(overlap(mapped("         0     524288      65536", "7"), 524_288, 1));
         assert!(mapped("         0          0 4294967295", "1").is_none());
-        assert!(range("alice:x:1", "/etc/subuid").is_none() && entry("bob:x", "/etc/passwd").is_none());
+        assert!(range("alice:x:1").is_none() && entry("bob:x", "/etc/passwd").is_none());
     }
 }

@@ -24,6 +24,7 @@ pub mod process;
 pub mod procfs;
 pub mod program;
 pub mod rights;
+pub mod rootless;
 pub mod seccomp;
 pub mod size;
 pub mod storage;

@@ -4,6 +4,7 @@
 //! whom it lies in no directory. So what is in a container's PID namespace runs from a mount that cannot be written
 //! through (CVE-2019-5736).
 
+use crate::rootless;
 use anyhow::{Context, Result};
 use nix::fcntl::AtFlags;
 use nix::sys::prctl::set_name;
@@ -12,6 +13,7 @@ use nix::unistd::execveat;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use std::env;
 use std::ffi::{CString, OsString};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
@@ -19,8 +21,12 @@ use std::path::Path;
 /// Where a process finds what it runs itself (proc(5)).
 const SELF: &str = "/proc/self/exe";
 
-/// The program of this process, on a read-only mount of its own that is attached nowhere (open_tree(2), Linux 5.2).
+/// The program of this process, on a read-only mount of its own that is attached nowhere (open_tree(2), Linux 5.2). An
+/// ordinary user may not mount: it is root's to write, and not his.
 pub fn read_only() -> Result<OwnedFd> {
+    if rootless::is_ordinary() {
+        return Ok(File::open(SELF).context("cannot open the program itself")?.into());
+    }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let program = open_tree(rustix::fs::CWD, SELF, flags).context("cannot open the program itself")?;
     crate::sys::mount_setattr(&program, false, nix::libc::MOUNT_ATTR_RDONLY, 0, 0)
@@ -29,8 +35,11 @@ pub fn read_only() -> Result<OwnedFd> {
 }
 
 /// Executes the program again, with the same arguments and environment, so that it runs from such a mount. Before anything
-/// else is done: the second time it begins anew.
+/// else is done: the second time it begins anew. Not an ordinary user's: see [`read_only`].
 pub fn shield() -> Result<()> {
+    if rootless::is_ordinary() {
+        return Ok(());
+    }
     let mount = statvfs(SELF).context("cannot find the program itself")?;
     if mount.flags().contains(FsFlags::ST_RDONLY) {
         // Executed by a descriptor, it has the number of that for a name (PR_SET_NAME(2const)).

@@ -3,6 +3,7 @@
 use crate::{Document, Name};
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc;
+use nix::unistd::Uid;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind, Read};
@@ -55,7 +56,7 @@ pub fn journal_dir() -> PathBuf {
     root("SBX_JOURNAL_DIR", "/var/log/journal")
 }
 
-/// Makes a directory of ours, with those above it: root's alone. One that is there is left as it is.
+/// Makes a directory of ours, with those above it: the caller's alone. One that is there is left as it is.
 pub fn make(directory: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
@@ -85,15 +86,20 @@ pub fn elsewhere(path: &Path) -> Result<PathBuf> {
     Ok(place)
 }
 
-/// Refuses a directory that others than root could change, or have another in the place of.
-fn check_owner(directory: &Path) -> Result<()> {
+/// Refuses a directory that others than root and the caller could change, or have another in the place of.
+pub fn check_owner(directory: &Path) -> Result<()> {
     for above in directory.ancestors() {
         let there = fs::metadata(above).with_context(|| format!("cannot look at {}", above.display()))?;
         let (mode, sticky) = (there.mode(), there.mode() & 0o1000 != 0 && above != directory);
-        let is_safe = there.is_dir() && there.uid() == 0 && (mode & 0o022 == 0 || sticky);
-        ensure!(is_safe, "others than root can change {}", above.display());
+        let is_safe = there.is_dir() && is_trusted(there.uid()) && (mode & 0o022 == 0 || sticky);
+        ensure!(is_safe, "others can change {}", above.display());
     }
     Ok(())
+}
+
+/// Whether what this user owns is believed: root, or who runs this.
+fn is_trusted(uid: u32) -> bool {
+    uid == 0 || uid == Uid::effective().as_raw()
 }
 
 /// One container's private tree, laid out as its root directory.
@@ -158,7 +164,7 @@ pub fn running(name: &Name) -> PathBuf {
     runtime(name).join("document.json")
 }
 
-/// The running document that is kept of a container, if there is one. What others than root could have written would
+/// The running document that is kept of a container, if there is one. What others could have written would
 /// lead to a process of theirs (CVE-2022-31214).
 pub fn kept(name: &Name) -> Result<Option<Document>> {
     let path = running(name);
@@ -169,8 +175,8 @@ pub fn kept(name: &Name) -> Result<Option<Document>> {
     };
     let stat = file.metadata().with_context(shown)?;
     ensure!(
-        stat.is_file() && stat.uid() == 0 && stat.mode() & 0o022 == 0,
-        "{}: it is not root's alone",
+        stat.is_file() && is_trusted(stat.uid()) && stat.mode() & 0o022 == 0,
+        "{}: others can change it",
         path.display()
     );
     check_owner(&runtime(name).canonicalize().with_context(shown)?).with_context(shown)?;

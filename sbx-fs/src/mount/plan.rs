@@ -11,7 +11,7 @@ use nix::libc::{
 use sbx::ids::Ids;
 use sbx::mountinfo;
 use sbx::storage::Storage;
-use sbx::{Document, storage, sys};
+use sbx::{Document, rootless, storage, sys};
 use serde::Deserialize;
 use std::fmt;
 use std::os::fd::AsFd;
@@ -231,7 +231,9 @@ impl Bind {
     /// A device node. Read-only: the device can be written to all the same, but its owner and mode, which are the
     /// host's, cannot be changed. Not noexec, which would forbid to map /dev/zero executable.
     fn node(path: &str, major: u32, minor: u32) -> Self {
-        let attributes = Attributes::of(&["ro", "nosuid", "exec", "dev"]);
+        let attributes = Attributes::of(&["ro", "nosuid"]);
+        // What the host forbids an ordinary user cannot allow.
+        let attributes = if rootless::is_ordinary() { attributes } else { attributes.with(&["exec", "dev"]) };
         Self { path: path.into(), recursive: false, device: Some((major, minor)), nobodys: false, attributes }
     }
 
