@@ -7,6 +7,12 @@ scripts=${BASH_SOURCE[0]%/*}
 # Installed, the tools lie beside the scripts; in the source, where scripts/build puts them.
 [ -x "$scripts/sbx-ns" ] && PATH=$scripts:$PATH || PATH=$scripts/../target/bin:$PATH
 
+# An ordinary user has a store of his own, for as long as he is logged in.
+if [ "$EUID" -ne 0 ]; then
+    own=${XDG_RUNTIME_DIR:-/tmp/sbx-$EUID}/sbx
+    export SBX_CONFIG_DIR=${SBX_CONFIG_DIR:-$own/config} SBX_STATE_DIR=${SBX_STATE_DIR:-$own/state}
+    export SBX_RUNTIME_DIR=${SBX_RUNTIME_DIR:-$own/run}
+fi
 config=${SBX_CONFIG_DIR:-/etc/sbx}
 # shellcheck disable=SC2034 # not every script that reads this file has a use for it
 state=${SBX_STATE_DIR:-/var/lib/sbx}

@@ -1,7 +1,7 @@
 //! virt-sandbox: one command in a sandbox over the host's own root.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use support::{Host, Outcome};
 
 fn sandbox(host: &Host, options: &str, script: &str) -> Outcome {
@@ -201,13 +201,42 @@ fn many_at_once_and_one_after_the_other_do_not_fail_and_leave_nothing() {
 }
 
 #[test]
-fn a_file_of_the_callers_is_not_made_privileged_inside() {
+fn no_file_gets_an_id_of_its_own_inside() {
     let host = Host::new();
     fs::create_dir(host.path("tmp/scratch")).expect("a directory");
     fs::set_permissions(host.path("tmp/scratch"), PermissionsExt::from_mode(0o777)).expect("a mode");
-    // Whoever runs it outside, later, would be root.
-    let line = "virt-sandbox -S nobody --bind scratch -- sh -c 'cp /usr/bin/id scratch/id && chmod 4755 scratch/id'";
-    let made = host.bash(line);
-    let mode = fs::metadata(host.path("tmp/scratch/id")).map_or(0, |made| made.permissions().mode() & 0o7000);
-    assert_eq!(mode, 0, "{made}");
+    // Whoever executes it outside, later, would be who the command was.
+    let python = |text: &str| format!("python3 -c 'import os; os.chdir(\"/srv\"); os.umask(0); {text}'");
+    let ways = [
+        "cp /usr/bin/id /srv/id && chmod 4755 /srv/id".to_owned(),
+        "install -m 2755 /usr/bin/id /srv/id".to_owned(),
+        "mkdir /srv/id && chmod g+s /srv/id".to_owned(),
+        python("os.mkdir(\"id\"); os.fchmod(os.open(\"id\", os.O_RDONLY), 0o4755)"),
+        python("os.open(\"id\", os.O_CREAT | os.O_WRONLY, 0o4755)"),
+        python(
+            "f = os.open(\".\", os.O_TMPFILE | os.O_WRONLY, 0o2755); os.link(\"/proc/self/fd/%d\" % f, \"id\", src_dir_fd=f)",
+        ),
+        python("os.mknod(\"id\", 0o104755)"),
+    ];
+    for way in &ways {
+        let make = |capability: &str| {
+            let line = format!(
+                "sbx-ns plan --name s | sbx-fs layout --store memory --mount host-bind:/srv=$PWD/scratch |
+                 sbx-exec profile --cap -all{capability} | sbx-ns create | sbx-fs mount >doc &&
+                 sbx-exec run --end --document 3 -- bash -c \"$0\" 3<doc; sbx-ns remove s; rm doc"
+            );
+            let outcome = host.run(["bash", "-c", &line, way.as_str()], "");
+            let mode = fs::symlink_metadata(host.path("tmp/scratch/id")).map_or(0, |made| made.mode() & 0o6000);
+            host.bash("rm -rf scratch/id").ok();
+            (mode, outcome)
+        };
+        // With the capability it works.
+        let (mode, outcome) = make(" --cap fsetid");
+        assert!(mode != 0, "{outcome}");
+        let (mode, outcome) = make("");
+        assert!(mode == 0, "{outcome}");
+        assert!(outcome.stderr.contains("not permitted"), "{outcome}");
+    }
+    let refused = host.bash("virt-sandbox --bind scratch:/srv -- sh -c 'cp /usr/bin/id /srv/id; chmod 4755 /srv/id'");
+    assert!(refused.stderr.contains("Operation not permitted"), "{refused}");
 }
