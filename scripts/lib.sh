@@ -28,9 +28,13 @@ wrong_usage() { # MESSAGE: one line, exit 2
     exit 2
 }
 
+has_value() { # OPTION [VALUE...]
+    [ $# -ge 2 ] || wrong_usage "option $1 needs a value"
+}
+
 # The value of the option $1.
 value() {
-    [ $# -ge 2 ] || wrong_usage "option $1 needs a value"
+    has_value "$@"
     printf '%s' "$2"
 }
 

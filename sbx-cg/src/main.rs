@@ -19,7 +19,8 @@ const HELP: &str = "\
 sbx-cg: control groups of containers: their limits, and where their processes are counted
 
 usage: sbx-cg limit [--name NAME] [OPTION...]       document in, document out
-       sbx-cg create [--name NAME] [--dry-run]      document in, document out
+       sbx-cg create [--name NAME] [--dry-run] [OPTION...]
+                                                    document in, document out
        sbx-cg update [--name NAME] [--dry-run]      document in, document out
        sbx-cg show NAME
        sbx-cg freeze NAME
@@ -29,7 +30,8 @@ usage: sbx-cg limit [--name NAME] [OPTION...]       document in, document out
 
 limit   fills in linux.cgroupsPath, and linux.resources as the options say
 create  makes the cgroups with the limits of linux.resources, reads each back, and fills in
-        sbx.state.cgroups; a limit that cannot be enforced is an error
+        sbx.state.cgroups; a limit that cannot be enforced is an error; with options of limit it does
+        first what that does
 update  gives the cgroups that there are the limits of linux.resources, and reads each back;
         a memory limit below what is in use is an error
 show    prints the cgroups of NAME, and what is used of each limit, as JSON
@@ -55,7 +57,7 @@ fn main() -> ExitCode {
 fn run(verb: &str, options: &mut Parser) -> Result<()> {
     match verb {
         "limit" => limit(options),
-        "create" => Filter::apply().only(options)?.run(apply::create),
+        "create" => create(options),
         "update" => Filter::apply().only(options)?.run(apply::update),
         "show" => tool::print(&show::show(&tool::only_name(options)?)?),
         "freeze" => order::freeze(&tool::only_name(options)?),
@@ -66,18 +68,33 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
     }
 }
 
-fn limit(options: &mut Parser) -> Result<()> {
-    let mut filter = Filter::edit();
-    let mut wish = edit::Wish::default();
+/// What a verb is asked for, if for anything.
+fn wish(filter: &mut Filter, options: &mut Parser) -> Result<Option<edit::Wish>> {
+    let mut wish = None::<edit::Wish>;
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
-            "memory" => wish.memory = Some(tool::value(options)?),
-            "cpus" => wish.cpus = Some(tool::value(options)?),
-            "pids" => wish.pids = Some(tool::value(options)?),
-            "devices" => wish.devices = Some(tool::value(options)?),
-            "io-weight" => wish.io_weight = Some(tool::value(options)?),
+            "memory" => wish.get_or_insert_default().memory = Some(tool::value(options)?),
+            "cpus" => wish.get_or_insert_default().cpus = Some(tool::value(options)?),
+            "pids" => wish.get_or_insert_default().pids = Some(tool::value(options)?),
+            "devices" => wish.get_or_insert_default().devices = Some(tool::value(options)?),
+            "io-weight" => wish.get_or_insert_default().io_weight = Some(tool::value(options)?),
             _ => filter.take(arg, options)?,
         }
     }
+    Ok(wish)
+}
+
+fn limit(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::edit();
+    let wish = wish(&mut filter, options)?.unwrap_or_default();
     filter.run(|doc, _| edit::limit(doc, &wish))
+}
+
+fn create(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::apply();
+    let wish = wish(&mut filter, options)?;
+    filter.run(|doc, act| {
+        wish.map_or(Ok(()), |wish| edit::limit(doc, &wish))?;
+        apply::create(doc, act)
+    })
 }

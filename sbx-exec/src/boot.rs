@@ -64,12 +64,16 @@ pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
     }
 }
 
-/// Has the holder of a container that was not booted stay its init, and end with the connection that is returned.
-pub fn end_with_us(running: &Running) -> Result<Connection> {
-    let Running { doc, .. } = running;
+/// Asks the holder of a container that was not booted to stay its init, and to end with this connection.
+pub fn ask_to_end_with_us(Running { doc, .. }: &Running) -> Result<Connection> {
     let null = null()?;
-    let mut connection = Connection::open(&doc.name()?)?;
+    let connection = Connection::open(&doc.name()?)?;
     connection.send(Role::Reaper, doc, [null.as_fd(); 3])?;
+    Ok(connection)
+}
+
+/// Waits until it will.
+pub fn ends_with_us(Running { doc, .. }: &Running, mut connection: Connection) -> Result<Connection> {
     match connection.event()? {
         Some(Event::Started) => Ok(connection),
         Some(Event::Failed(status)) => Err(failed(status, true)),

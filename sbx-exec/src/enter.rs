@@ -32,9 +32,10 @@ const END_TIME: Duration = Duration::from_secs(1);
 /// Runs a command in the container with this process's standard streams, or what passes them on, and waits for it;
 /// kills it at the deadline, if there is one. Returns its status.
 ///
-/// This process joins the container's namespaces, but for the PID namespace, which only its child is in.
+/// `confinement` is that of the document. This process joins the container's namespaces, but for the PID namespace, which only its child is in.
 pub fn run(
     running: &Running,
+    confinement: Confinement,
     command: Command,
     tty: Tty,
     mut pid_file: Option<PidFile>,
@@ -44,7 +45,7 @@ pub fn run(
     let signals = Forwarder::new()?;
     let label = running.doc.read::<String>("linux.mountLabel")?;
     let mut streams = Streams::open(tty, label.as_deref(), Ids::of(&running.doc)?)?;
-    let entered = enter(running, command, &mut streams).unwrap_or_else(|error| Err(Status::own(error)));
+    let entered = enter(running, confinement, command, &mut streams).unwrap_or_else(|error| Err(Status::own(error)));
     if passed > 0 {
         // They are the command's alone: what it closes is closed.
         sys::close(3, 2 + passed).context("cannot close the caller's descriptors")?;
@@ -85,6 +86,7 @@ fn wait(child: &Child, signals: &Forwarder, streams: &Streams, deadline: Option<
 
 fn enter(
     Running { doc, holder }: &Running,
+    confinement: Confinement,
     mut command: Command,
     streams: &mut Streams,
 ) -> Result<Result<Child, Status>> {
@@ -92,7 +94,7 @@ fn enter(
     if let Some(term) = std::env::var_os("TERM").filter(|_| command.terminal.is_some()) {
         command.env.insert(0, [OsStr::new("TERM="), &term].into_iter().collect());
     }
-    let confinement = Confinement::new(doc)?.with_command(command)?;
+    let confinement = confinement.with_command(command)?;
     let cgroups: Cgroups = doc.read("sbx.state.cgroups")?.unwrap_or_default();
     let cgroup = Entry::open(&cgroups.exec)?;
     // From here on a process of the container could otherwise trace this one, which still has the host's descriptors
@@ -125,7 +127,8 @@ pub fn ask(running: &Running, command: &[&str], deadline: Instant) -> Result<u8>
             sys::place(&null, 0)?;
             sys::place(std::io::stderr(), 1)?;
             let args = command.iter().map(OsString::from).collect();
-            run(running, Command { args, ..Command::default() }, Tty::Off, None, Some(deadline))
+            let command = Command { args, ..Command::default() };
+            run(running, Confinement::new(&running.doc)?, command, Tty::Off, None, Some(deadline))
         };
         let Status { code, message } = quiet().unwrap_or_else(Status::own);
         if let Some(message) = message {

@@ -15,7 +15,7 @@ use crate::pid_file::PidFile;
 use crate::streams::Tty;
 use anyhow::{Context, Result, bail, ensure};
 use lexopt::Parser;
-use sbx::confine::Command;
+use sbx::confine::{Command, Confinement};
 use sbx::process::Live;
 use sbx::tool::{self, Argument, Filter, Status, Tool, Usage};
 use sbx::{Document, host, program, sys};
@@ -30,19 +30,19 @@ use std::time::Duration;
 const HELP: &str = "\
 sbx-exec: runs a command in a container, boots its init, stops it
 
-usage: sbx-exec profile [--name NAME] [OPTION...] [default | strict | FILE]
-                                                           document in, document out
+usage: sbx-exec profile [--name NAME] [OPTION...] [BASE]   document in, document out
        sbx-exec run [OPTION...] [--] [COMMAND [ARG...]]
        sbx-exec boot [--document FD] [--timeout SECONDS] [--wait]
        sbx-exec stop [--document FD] [--timeout SECONDS]
        sbx-exec after [--] COMMAND [ARG...]
 
 profile  fills in the confinement, where the document has none: 11 capabilities, no_new_privs,
-         limits, a seccomp allow-list; with an operand, in the place of what it has: the default;
-         a strict one, without capabilities and with fewer system calls; or that of a JSON file
+         limits, a seccomp allow-list; with BASE, in the place of what it has: default; strict, without
+         capabilities and with fewer system calls; or that of a JSON file
 run      runs a command in the container of a running document, confined like the container,
          with the caller's standard streams, or a terminal of its own, from which ^]^] disconnects;
-         without a command, the user's login shell
+         without a command, the user's login shell; with options of profile it does first what that
+         does, for this command
 boot     has the container's holder become the document's command (its init for a unit's
          container), and returns when it is ready: when its units are active; if it runs already,
          only tells the service manager (sd_notify)
@@ -55,6 +55,7 @@ the command, 128+N when signal N ended it, 125 for a failure of their own, 126 w
 cannot be executed, 127 when it is not found.
 
   --name NAME        start a document instead of reading one
+  --profile BASE     the same as the operand of profile, for run
   --cap [+|-]NAME    add or drop a capability, or all; the default filter follows; may be repeated
   --seccomp FILTER   default, unconfined, or a JSON file as OCI runtimes and Docker have it
   --rlimit TYPE=SOFT[:HARD]
@@ -90,28 +91,43 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
     }
 }
 
+/// Takes an option, with its value, if it is one of a profile's.
+fn take(wish: &mut Option<profile::Wish>, arg: &Argument, options: &mut Parser) -> Result<bool> {
+    match arg.long() {
+        "profile" => wish.get_or_insert_default().base = Some(tool::value(options)?),
+        "cap" => wish.get_or_insert_default().capabilities.push(tool::value(options)?),
+        "seccomp" => wish.get_or_insert_default().seccomp = Some(tool::value(options)?),
+        "rlimit" => wish.get_or_insert_default().limits.push(tool::value(options)?),
+        "no-new-privs" => wish.get_or_insert_default().no_new_privs = Some(tool::value(options)?),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
 fn fill_in(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::edit();
-    let mut wish = profile::Wish::default();
+    let mut wish = None;
     while let Some(arg) = tool::next(options)? {
         match arg {
-            Argument::Operand(base) if wish.base.is_none() => wish.base = Some(tool::parsed(base)?),
-            arg => match arg.long() {
-                "cap" => wish.capabilities.push(tool::value(options)?),
-                "seccomp" => wish.seccomp = Some(tool::value(options)?),
-                "rlimit" => wish.limits.push(tool::value(options)?),
-                "no-new-privs" => wish.no_new_privs = Some(tool::value(options)?),
-                _ => filter.take(arg, options)?,
-            },
+            Argument::Operand(base) if wish.as_ref().is_none_or(|wish: &profile::Wish| wish.base.is_none()) => {
+                wish.get_or_insert_default().base = Some(tool::parsed(base)?);
+            }
+            arg if take(&mut wish, &arg, options)? => {}
+            arg => filter.take(arg, options)?,
         }
     }
-    filter.run(|doc, _| profile::fill(doc, &wish))
+    filter.run(|doc, _| {
+        profile::fill(doc, &wish.unwrap_or_default())?;
+        // As the routine that enforces it will.
+        Confinement::new(doc).map(drop)
+    })
 }
 
 fn run_command(options: &mut Parser) -> Result<()> {
     program::shield()?;
     let mut source = Source::default();
     let mut command = Command::default();
+    let mut wish = None;
     let mut tty = Tty::Auto;
     let mut pid_file = None;
     let mut ends = false;
@@ -124,6 +140,7 @@ fn run_command(options: &mut Parser) -> Result<()> {
             "end" => ends = true,
             "tty" => tty = options.optional_value().map_or(Ok(Tty::On), tool::parsed)?,
             "env" => command.env.push(options.value()?),
+            _ if take(&mut wish, &arg, options)? => {}
             _ => match arg {
                 Argument::Operand(program) => {
                     command.args.push(program);
@@ -134,11 +151,15 @@ fn run_command(options: &mut Parser) -> Result<()> {
         }
     }
     source.check_passed(&mut command)?;
-    let running = source.running()?;
+    let mut running = source.running()?;
+    wish.map_or(Ok(()), |wish| profile::fill(&mut running.doc, &wish))?;
     let pid_file = pid_file.map(|path| PidFile::create(Path::new(&path))).transpose()?;
-    // Open until this process has ended, however it ends.
-    let _patron = if ends { Some(boot::end_with_us(&running)?) } else { None };
-    Err(enter::run(&running, command, tty, pid_file, None)?.into())
+    // Open until this process has ended, however it ends. While the holder confines itself, so does this process what the
+    // command is to be.
+    let patron = ends.then(|| boot::ask_to_end_with_us(&running)).transpose()?;
+    let confinement = Confinement::new(&running.doc)?;
+    let _patron = patron.map(|patron| boot::ends_with_us(&running, patron)).transpose()?;
+    Err(enter::run(&running, confinement, command, tty, pid_file, None)?.into())
 }
 
 /// An absolute path: there is none inside that another could be relative to.

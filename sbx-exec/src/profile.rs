@@ -5,7 +5,6 @@ mod file;
 
 use anyhow::{Context, Result, ensure};
 use caps::{Capability, CapsHashSet};
-use sbx::confine::Confinement;
 use sbx::{Document, tool};
 use serde_json::{Value, from_value, json};
 use std::path::PathBuf;
@@ -162,8 +161,7 @@ impl FromStr for Switch {
     }
 }
 
-/// Fills in the profile: what is asked for, and the default where there is nothing to begin with. What comes out is
-/// checked as the routine that enforces it will.
+/// Fills in the profile: what is asked for, and the default where there is nothing to begin with.
 pub fn fill(doc: &mut Document, wish: &Wish) -> Result<()> {
     doc.name()?;
     let is_strict = matches!(wish.base, Some(Base::Strict));
@@ -189,7 +187,6 @@ pub fn fill(doc: &mut Document, wish: &Wish) -> Result<()> {
         seccomp.unwrap_or_else(|| calls::filter(&held, is_strict)),
     ];
     FIELDS.iter().zip(values).try_for_each(|(field, value)| doc.set(field, value))?;
-    Confinement::new(doc)?;
     if wish.no_new_privs == Some(Switch::Off) {
         tool::say("sbx-exec", "no_new_privs is off: programs inside may gain what their files give them");
     }

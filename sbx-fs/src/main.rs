@@ -4,7 +4,7 @@ use anyhow::Result;
 use lexopt::Parser;
 use sbx::Name;
 use sbx::tool::{self, Argument, Filter, Tool, Usage};
-use sbx_fs::{apply, archive, clone, edit, mount, resize, select, upgrade};
+use sbx_fs::{apply, archive, clone, edit, mount as build, resize, select, upgrade};
 use serde_json::json;
 use std::io::{self, BufReader, BufWriter, IsTerminal};
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ usage: sbx-fs base [--name NAME] DIRECTORY                  document in, documen
        sbx-fs idmap [OPTION...]
        sbx-fs clone [--name NAME] [--dry-run] [OPTION...]   document in, document out
        sbx-fs clone [--force] SOURCE DESTINATION            any directory tree, no document
-       sbx-fs mount [--name NAME] [--dry-run]               document in, document out
+       sbx-fs mount [--name NAME] [--dry-run] [OPTION...]   document in, document out
        sbx-fs resize [--name NAME] [--dry-run]              document in, document out
        sbx-fs upgrade [--dry-run] NAME
        sbx-fs diff NAME
@@ -36,7 +36,8 @@ idmap   tries whether what a container of that layout has of the host's can have
 clone   makes the private tree: /etc as the host's, without its secrets and identity; /var with the
         directories of the packages that own the units; /root, /home and /srv empty; fills in sbx.clone;
         with operands: makes the directory DESTINATION a clone of the directory SOURCE, whole or not at all
-mount   builds the file system in the namespaces of the running container
+mount   builds the file system in the namespaces of the running container; with options of layout it
+        does first what that does
 resize  gives the memory file systems of the running container the sizes that mounts says, and its
         image the size that sbx.store says
 upgrade takes what has changed on the host since the clone, or the last upgrade, into the private
@@ -77,7 +78,7 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
         "layout" => layout(options),
         "idmap" => idmap(options),
         "clone" => clone(options),
-        "mount" => Filter::apply().only(options)?.run(|doc, act| mount::mount(doc, act)),
+        "mount" => mount(options),
         "resize" => Filter::apply().only(options)?.run(|doc, act| resize::resize(doc, act)),
         "upgrade" => upgrade(options),
         "export" => export(options),
@@ -102,35 +103,51 @@ fn base(options: &mut Parser) -> Result<()> {
 }
 
 /// Takes an option, with its value, if it is one of a layout's.
-fn take(wish: &mut edit::Wish, arg: &Argument, options: &mut Parser) -> Result<bool> {
+fn take(wish: &mut Option<edit::Wish>, arg: &Argument, options: &mut Parser) -> Result<bool> {
     match arg.long() {
-        "mount" => wish.mounts.push(tool::value(options)?),
-        "store" => wish.store = Some(tool::value(options)?),
-        "path" => wish.path = Some(tool::value(options)?),
+        "mount" => wish.get_or_insert_default().mounts.push(tool::value(options)?),
+        "store" => wish.get_or_insert_default().store = Some(tool::value(options)?),
+        "path" => wish.get_or_insert_default().path = Some(tool::value(options)?),
         _ => return Ok(false),
     }
     Ok(true)
 }
 
-fn layout(options: &mut Parser) -> Result<()> {
-    let mut filter = Filter::edit();
-    let mut wish = edit::Wish::default();
+/// What a verb is asked for, if for anything.
+fn wish(filter: &mut Filter, options: &mut Parser) -> Result<Option<edit::Wish>> {
+    let mut wish = None;
     while let Some(arg) = tool::next(options)? {
         if !take(&mut wish, &arg, options)? {
             filter.take(arg, options)?;
         }
     }
+    Ok(wish)
+}
+
+fn layout(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::edit();
+    let wish = wish(&mut filter, options)?.unwrap_or_default();
     filter.run(|doc, _| edit::layout(doc, wish, "/".as_ref()))
 }
 
+fn mount(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::apply();
+    let wish = wish(&mut filter, options)?;
+    filter.run(|doc, act| {
+        wish.map_or(Ok(()), |wish| edit::layout(doc, wish, "/".as_ref()))?;
+        build::mount(doc, act)
+    })
+}
+
 fn idmap(options: &mut Parser) -> Result<()> {
-    let mut wish = edit::Wish::default();
+    let mut wish = None;
     while let Some(arg) = tool::next(options)? {
         if !take(&mut wish, &arg, options)? {
             return Err(arg.unexpected());
         }
     }
-    let refused = mount::without_ids(&edit::sources(&wish, "/".as_ref())?)?;
+    let wish = wish.unwrap_or_default();
+    let refused = build::without_ids(&edit::sources(&wish, "/".as_ref())?)?;
     let overlay = wish.store.unwrap_or_default().can_map_ids().err().map(|error| ("sbx.store".into(), error));
     let refused = overlay.into_iter().chain(refused);
     let refused: Vec<_> = refused.map(|(what, why)| json!({ "what": what, "why": format!("{why:#}") })).collect();

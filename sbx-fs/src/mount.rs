@@ -14,7 +14,7 @@ use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use file_system::FileSystem;
 use nix::sched::CloneFlags;
 use plan::{Attributes, Bind, Host, Image, Mount, Plan, ReadOnly, Source};
-use root::Root;
+use root::{Mask, Root};
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, makedev, openat2};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -40,9 +40,9 @@ pub fn mount(doc: &Document, act: bool) -> Result<()> {
     let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
     let users = plan.ids.map(|_| namespace::users(&holder, &procfs)).transpose()?;
     let open = || Opened::open(doc, &plan, users.as_ref(), &procfs);
-    let is_ordinary = rootless::is_ordinary();
-    let mut opened = if is_ordinary { None } else { Some(open()?) };
-    join(doc, &holder, is_ordinary, &procfs)?;
+    let is_rootless = rootless::is_rootless(doc)?;
+    let mut opened = if is_rootless { None } else { Some(open()?) };
+    join(doc, &holder, is_rootless, &procfs)?;
     let built = in_child(|| build(&plan, opened.take().map_or_else(open, Ok)?, &holder, &procfs));
     ensure!(!holder.has_ended()?, "container {name} has ended");
     built
@@ -52,8 +52,8 @@ pub fn mount(doc: &Document, act: bool) -> Result<()> {
 struct Opened<'a> {
     root: OwnedFd,
     contents: Vec<Content<'a>>,
-    /// A null device for each masked path: which of them are files is seen inside.
-    nulls: Vec<OwnedFd>,
+    /// What masks a file: the null device.
+    null: OwnedFd,
 }
 
 /// What is to be mounted at one place of the plan.
@@ -74,7 +74,7 @@ impl<'a> Opened<'a> {
         let nobody =
             plan.mounts.iter().any(is_nobodys).then(|| namespace::unused_users(procfs, NOBODYS)).transpose()?;
         let open = || match storage::mounted(doc)? {
-            Some(root) => plan.root.attributes.apply(&root).and_then(|()| with_ids(root, users)),
+            Some(root) => plan.root.attributes.apply(&root, 0).and_then(|()| with_ids(root, users)),
             None => with_ids(bind(&plan.root, ResolveFlags::empty())?, users),
         };
         let root = open().with_context(|| format!("cannot open the root {}", plan.root.path.display()))?;
@@ -96,14 +96,8 @@ impl<'a> Opened<'a> {
             .with_context(|| format!("cannot mount {mount}"))
         };
         let contents = plan.mounts.iter().map(content).collect::<Result<_>>()?;
-        let null = Bind::null();
-        let nulls = plan
-            .masked
-            .iter()
-            .map(|_| bind(&null, NO_LINKS))
-            .collect::<Result<_>>()
-            .context("cannot open /dev/null")?;
-        Ok(Self { root, contents, nulls })
+        let null = bind(&Bind::null(), NO_LINKS).context("cannot open /dev/null")?;
+        Ok(Self { root, contents, null })
     }
 }
 
@@ -126,8 +120,7 @@ fn bind(source: &Bind, resolve: ResolveFlags) -> Result<OwnedFd> {
         let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
         ensure!(device && stat.st_rdev == makedev(major, minor), "it is not the character device {major}:{minor}");
     }
-    sys::mount_setattr(&tree, true, 0, 0, nix::libc::MS_PRIVATE).context("cannot make it private")?;
-    source.attributes.apply(&tree)?;
+    source.attributes.apply(&tree, nix::libc::MS_PRIVATE)?;
     Ok(tree)
 }
 
@@ -188,7 +181,7 @@ fn image(Image { path, kind, label, attributes }: &Image) -> Result<OwnedFd> {
     for kind in &kinds {
         match sbx::mount::new(kind, &device, &parameters) {
             Ok(tree) => {
-                attributes.apply(&tree)?;
+                attributes.apply(&tree, 0)?;
                 return Ok(tree);
             }
             Err(error) if is_another(&error) => {}
@@ -260,8 +253,9 @@ fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Res
     for path in &plan.read_only {
         root.make_read_only(path).with_context(|| format!("cannot make {} read-only", path.display()))?;
     }
-    for (path, null) in plan.masked.iter().zip(opened.nulls) {
-        root.mask(path, null, &plan.empty).with_context(|| format!("cannot mask {}", path.display()))?;
+    let mut mask = Mask::new(opened.null, &plan.empty);
+    for path in &plan.masked {
+        root.mask(path, &mut mask).with_context(|| format!("cannot mask {}", path.display()))?;
     }
     root.pivot()?;
     // A holder that stayed outside would be a way out (CVE-2024-21626).

@@ -15,7 +15,8 @@ sbx-ns: makes a container's namespaces and keeps them alive with one small proce
 
 usage: sbx-ns plan [--name NAME] [--hostname TEXT] [--userns USERS]   document in, document out
        sbx-ns alloc [--name NAME] [--dry-run]        document in, document out
-       sbx-ns create [--name NAME] [--dry-run]       document in, document out
+       sbx-ns create [--name NAME] [--dry-run] [OPTION...]
+                                                     document in, document out
        sbx-ns show NAME
        sbx-ns list
        sbx-ns remove [--ids] NAME
@@ -25,7 +26,8 @@ alloc   claims ids of the host's for a user namespace, if linux.namespaces has o
         linux.uidMappings and gidMappings, or else any that nobody has, and fills in those two; a
         container that has ids keeps them
 create  makes the namespaces that linux.namespaces lists (joins those that have a path) in the cgroup of
-        sbx.state.cgroups, starts their holder, fills in sbx.state.holder, and keeps the running document
+        sbx.state.cgroups, starts their holder, fills in sbx.state.holder, and keeps the running document;
+        with options of plan, or where the document has no linux.namespaces, it does first what that does
 show    prints the running document of NAME
 list    prints name, pid and status of all containers that have a holder, as JSON: a container is
         'created' until sbx-exec boot has made it 'running'
@@ -35,7 +37,8 @@ remove  ends the holder of NAME and with it all of its processes; with --ids giv
   --hostname TEXT   host name inside (NAME)
   --userns USERS    auto: ids of its own, by a user namespace; host: those of the host (as without);
                     UID:GID:SIZE: root inside is user UID and group GID of the host's, and SIZE ids
-                    from there on are the container's
+                    from there on are the container's; keep-id[:UID:GID]: an ordinary user is himself
+                    inside (as without, for him), or user UID and group GID
   --dry-run         check, print the document, and touch nothing
   --help, --version
 ";
@@ -48,7 +51,7 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
     match verb {
         "plan" => plan(options),
         "alloc" => Filter::apply().only(options)?.run(apply::alloc),
-        "create" => Filter::apply().only(options)?.run(apply::create),
+        "create" => create(options),
         "show" => tool::print(&apply::show(&tool::only_name(options)?)?.to_line()),
         "list" => {
             tool::no_arguments(options)?;
@@ -66,15 +69,32 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
     }
 }
 
-fn plan(options: &mut Parser) -> Result<()> {
-    let mut filter = Filter::edit();
-    let mut wish = edit::Wish::default();
+/// What a verb is asked for, if for anything.
+fn wish(filter: &mut Filter, options: &mut Parser) -> Result<Option<edit::Wish>> {
+    let mut wish = None::<edit::Wish>;
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
-            "hostname" => wish.hostname = Some(tool::value(options)?),
-            "userns" => wish.users = Some(tool::value(options)?),
+            "hostname" => wish.get_or_insert_default().hostname = Some(tool::value(options)?),
+            "userns" => wish.get_or_insert_default().users = Some(tool::value(options)?),
             _ => filter.take(arg, options)?,
         }
     }
+    Ok(wish)
+}
+
+fn plan(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::edit();
+    let wish = wish(&mut filter, options)?.unwrap_or_default();
     filter.run(|doc, _| edit::plan(doc, wish))
+}
+
+fn create(options: &mut Parser) -> Result<()> {
+    let mut filter = Filter::apply();
+    let wish = wish(&mut filter, options)?;
+    filter.run(|doc, act| {
+        if wish.is_some() || doc.get("linux.namespaces").is_none() {
+            edit::plan(doc, wish.unwrap_or_default())?;
+        }
+        apply::create(doc, act)
+    })
 }

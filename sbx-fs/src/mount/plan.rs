@@ -201,19 +201,16 @@ impl Attributes {
         self
     }
 
-    /// Sets them on a tree of mounts. What is said of the whole tree holds.
-    pub fn apply(&self, tree: impl AsFd) -> Result<()> {
-        let failed = "cannot set its attributes";
-        sys::mount_setattr(&tree, false, self.top.set, self.top.clear, 0).context(failed)?;
-        sys::mount_setattr(&tree, true, self.tree.set, self.tree.clear, 0).context(failed)
+    /// Sets them on a tree of mounts, and with `propagation` (`MS_PRIVATE` or the like, or 0) that of all of it. What is
+    /// said of the whole tree holds.
+    pub fn apply(&self, tree: impl AsFd, propagation: u64) -> Result<()> {
+        self.top.apply(&tree, false, 0)?;
+        self.tree.apply(&tree, true, propagation)
     }
 
     /// Sets them on one mount, whatever has been mounted below it since.
     pub fn apply_to_top(&self, mount: impl AsFd) -> Result<()> {
-        for change in [&self.top, &self.tree] {
-            sys::mount_setattr(&mount, false, change.set, change.clear, 0).context("cannot set its attributes")?;
-        }
-        Ok(())
+        [&self.top, &self.tree].iter().try_for_each(|change| change.apply(&mount, false, 0))
     }
 
     pub fn read_only(&self) -> ReadOnly {
@@ -224,6 +221,15 @@ impl Attributes {
         } else {
             ReadOnly::No
         }
+    }
+}
+
+impl Change {
+    fn apply(&self, mount: impl AsFd, recursive: bool, propagation: u64) -> Result<()> {
+        if *self == Self::default() && propagation == 0 {
+            return Ok(());
+        }
+        sys::mount_setattr(mount, recursive, self.set, self.clear, propagation).context("cannot set its attributes")
     }
 }
 

@@ -38,6 +38,35 @@ pub struct Root {
     incomplete: Vec<(OwnedFd, Attributes)>,
 }
 
+/// What covers paths: the null device a file, an empty directory a directory.
+#[derive(Debug)]
+pub struct Mask<'a> {
+    null: OwnedFd,
+    /// Whether the first file is covered, by the mount itself. Only then can it be copied.
+    is_attached: bool,
+    empty: &'a FileSystem,
+}
+
+impl<'a> Mask<'a> {
+    pub fn new(null: OwnedFd, empty: &'a FileSystem) -> Self {
+        Self { null, is_attached: false, empty }
+    }
+
+    fn file(&mut self) -> Result<OwnedFd> {
+        if std::mem::replace(&mut self.is_attached, true) {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            return Ok(open_tree(&self.null, "", flags | OpenTreeFlags::AT_EMPTY_PATH)?);
+        }
+        Ok(self.null.try_clone()?)
+    }
+
+    fn directory(&self) -> Result<OwnedFd> {
+        let cover = self.empty.make()?;
+        self.empty.attributes.apply(&cover, 0)?;
+        Ok(cover)
+    }
+}
+
 impl Root {
     /// Puts the tree over the root of this mount namespace, from which nothing gets out and into which nothing comes.
     pub fn attach(tree: OwnedFd) -> Result<Self> {
@@ -63,7 +92,7 @@ impl Root {
         ensure!(mount_id(&found)? == mount_id(&self.tree)?, "it is not in the container's private tree");
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let tree = open_tree(found, "", flags)?;
-        source.attributes.apply(&tree)?;
+        source.attributes.apply(&tree, 0)?;
         self.bind(destination, &tree, source.attributes.read_only()).map(drop)
     }
 
@@ -111,16 +140,10 @@ impl Root {
         self.attach_at(&place, &tree, ReadOnly::Tree).map(drop)
     }
 
-    /// Covers what is at `path`: a directory by an empty one, anything else by the null device.
-    pub fn mask(&mut self, path: &Path, null: OwnedFd, empty: &FileSystem) -> Result<()> {
+    /// Covers what is at `path`, if anything is.
+    pub fn mask(&mut self, path: &Path, mask: &mut Mask<'_>) -> Result<()> {
         let Some(place) = self.existing(path)? else { return Ok(()) };
-        let cover = if is_directory(&place)? {
-            let cover = empty.make()?;
-            empty.attributes.apply(&cover)?;
-            cover
-        } else {
-            null
-        };
+        let cover = if is_directory(&place)? { mask.directory()? } else { mask.file()? };
         self.attach_at(&place, &cover, ReadOnly::Tree).map(drop)
     }
 
