@@ -208,6 +208,12 @@ fn a_published_port_tells_who_came_and_leads_from_wherever() {
     let lan = |to: &str| host.bash(&format!("ip netns exec lan {ASK}{to} </dev/null")).text();
     assert_eq!(lan("192.0.2.1:8080"), "192.0.2.2");
     assert_eq!(lan("192.0.2.1:8443"), "192.0.2.2");
+    // CVE-2021-20199: a program that forwards connects from the container's own loopback, which is trusted there.
+    let pid = host.holder(&web);
+    let connect = format!("nsenter --target {pid} --net -- socat - TCP4\\:127.0.0.1\\:80");
+    host.bash(&format!("socat TCP4-LISTEN:8081,fork,reuseaddr 'EXEC:{connect}' >/dev/null 2>&1 </dev/null &")).ok();
+    host.bash("until ss -Hltn sport = :8081 | grep -q .; do sleep 0.02; done").ok();
+    assert_eq!(lan("192.0.2.1:8081"), "127.0.0.1");
     let gateway = gateway(&host);
     for to in ["127.0.0.1:8080", "192.0.2.1:8080"] {
         let from = if to.starts_with("127") { gateway.as_str() } else { "192.0.2.1" };

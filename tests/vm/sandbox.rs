@@ -1,5 +1,6 @@
 //! virt-sandbox, with SELinux enforcing.
 
+use crate::selinux::{Permissive, denials, harmful_denials};
 use support::Host;
 
 #[test]
@@ -11,7 +12,10 @@ fn each_sandbox_has_a_label_of_its_own_and_gives_it_back() {
     let shown = || host.run(["virt-sandbox", "--memory", "256M", "--", "sh", "-c", script], "").ok().text();
     let [first, second] = [shown(), shown()];
     for shown in [&first, &second] {
-        assert!(shown.starts_with("system_u:system_r:sbx_t:s0:c") && shown.contains("sbx_file_t:s0:c"), "{shown}");
+        assert!(
+            shown.starts_with("system_u:system_r:sbx_sandbox_t:s0:c") && shown.contains("sbx_file_t:s0:c"),
+            "{shown}"
+        );
     }
     assert_ne!(first, second);
     // What another one has written is another one's, even where its directory is the host's.
@@ -24,4 +28,34 @@ fn each_sandbox_has_a_label_of_its_own_and_gives_it_back() {
     assert_eq!(host.bash("virt-sandbox -- sh -c 'exit 3'; echo $?").ok().text(), "3");
     host.assert_as(&before, "sandboxes");
     crate::until(&host, &format!("[ '{claims}' = \"$(sbx-label list)\" ]"));
+}
+
+#[test]
+fn a_sandbox_reads_what_etc_has_for_all_and_no_secret_and_a_service_reads_none_of_it() {
+    let host = Host::machine();
+    host.bash("echo settings >/etc/sbx-settings && restorecon /etc/sbx-settings; dmesg --clear").ok();
+    let ordinary = "cat /etc/passwd /etc/hosts /etc/nsswitch.conf /etc/localtime >/dev/null
+        getent passwd root; getent hosts localhost; id; date; ls -l / /etc/ssl/certs /usr/bin /opt >/dev/null
+        cp /etc/group $HOME; mv $HOME/group /tmp; find /etc/alternatives /proc/self -maxdepth 1 >/dev/null
+        awk 'END { print NR }' /etc/passwd; ps ax; df; jq -n 1; bash -c 'sleep 0.1 & wait'; cat /etc/sbx-settings";
+    for options in ["", "-p", "-S nobody", "--net host"] {
+        let said =
+            host.run(["bash", "-c", &format!("virt-sandbox {options} -- sh -ec \"$0\""), ordinary], "").ok().text();
+        assert!(said.ends_with("settings"), "{said}");
+    }
+    assert_eq!(harmful_denials(&host), [""; 0]);
+
+    // Root's by its owner and mode, and not masked where it is bound to; and by a service that has got hold of the host's /etc.
+    let secret = "virt-sandbox -p -m host-bind:/mnt/secret=/etc/shadow,ro -- grep -q ^root: /mnt/secret";
+    let settings = "runcon system_u:system_r:sbx_t:s0:c1,c2 grep -q settings /etc/sbx-settings";
+    for (attack, file) in [(secret, "shadow"), (settings, "sbx-settings")] {
+        host.line("dmesg --clear").ok();
+        host.bash(attack).assert_code(2);
+        let read = |line: &String| line.contains("{ read }") && line.contains(&format!("name=\"{file}\""));
+        assert!(denials(&host).iter().any(read), "{file} is not in the log: {:?}", denials(&host));
+        let permissive = Permissive::new(&host);
+        assert_eq!(host.bash(attack).code, 0, "{file}: it is not SELinux that holds this");
+        drop(permissive);
+    }
+    host.line("rm /etc/sbx-settings").ok();
 }

@@ -14,10 +14,14 @@ fn harmless() -> BTreeSet<[String; 3]> {
     .collect()
 }
 
+/// What runs in containers, and in sandboxes.
+const DOMAINS: [&str; 2] = ["sbx_t", "sbx_sandbox_t"];
+
 /// What the kernel has denied to containers since the log was cleared.
 pub fn denials(host: &Host) -> Vec<String> {
     let log = host.bash("dmesg").ok().text();
-    log.lines().filter(|line| line.contains("avc:  denied") && line.contains(":sbx_t:")).map(str::to_owned).collect()
+    let is_of_ours = |line: &&str| DOMAINS.iter().any(|domain| line.contains(&format!(":{domain}:")));
+    log.lines().filter(|line| line.contains("avc:  denied") && is_of_ours(line)).map(str::to_owned).collect()
 }
 
 /// Those that are not documented as harmless.
@@ -27,7 +31,7 @@ pub fn harmful_denials(host: &Host) -> Vec<String> {
         let between = |start: &str, end: &str| Some(line.split_once(start)?.1.split_once(end)?.0);
         let field = |name: &str| line.split_once(name)?.1.split(' ').next();
         let kind = field("tcontext=").and_then(|context| context.split(':').nth(2)).map(|kind| match kind {
-            "sbx_t" => "self",
+            kind if DOMAINS.contains(&kind) => "self",
             kind => kind,
         });
         let denied = [kind, field("tclass="), between("{ ", " }")].map(|word| word.unwrap_or_default().to_owned());
@@ -37,10 +41,10 @@ pub fn harmful_denials(host: &Host) -> Vec<String> {
 }
 
 /// While it lives SELinux only writes down what it would deny.
-struct Permissive<'a>(&'a Host);
+pub struct Permissive<'a>(&'a Host);
 
 impl<'a> Permissive<'a> {
-    fn new(host: &'a Host) -> Self {
+    pub fn new(host: &'a Host) -> Self {
         host.line("setenforce 0").ok();
         Self(host)
     }
