@@ -16,6 +16,7 @@ mod limits;
 mod net;
 mod races;
 mod refusals;
+mod rootless;
 mod roots;
 mod sandbox;
 mod service;

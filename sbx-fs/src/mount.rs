@@ -40,9 +40,9 @@ pub fn mount(doc: &Document, act: bool) -> Result<()> {
     let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
     let users = plan.ids.map(|_| namespace::users(&holder, &procfs)).transpose()?;
     let open = || Opened::open(doc, &plan, users.as_ref(), &procfs);
-    let is_ordinary = rootless::is_ordinary();
-    let mut opened = if is_ordinary { None } else { Some(open()?) };
-    join(doc, &holder, is_ordinary, &procfs)?;
+    let is_rootless = rootless::is_rootless(doc)?;
+    let mut opened = if is_rootless { None } else { Some(open()?) };
+    join(doc, &holder, is_rootless, &procfs)?;
     let built = in_child(|| build(&plan, opened.take().map_or_else(open, Ok)?, &holder, &procfs));
     ensure!(!holder.has_ended()?, "container {name} has ended");
     built

@@ -38,11 +38,11 @@ pub fn up(doc: &Document, act: bool) -> Result<()> {
         return Ok(());
     }
     let inside = Inside::of(&holder)?;
-    inside
-        .run(|inside| inside.set_up(LOOPBACK))
-        .with_context(|| format!("cannot set the loopback interface of {name} up"))?;
     if is_made {
         lead_to(&name, &holder)?;
+    } else {
+        let set_up = inside.run(|inside| inside.set_up(LOOPBACK));
+        set_up.with_context(|| format!("cannot set the loopback interface of {name} up"))?;
     }
     if network.interfaces.is_empty() {
         return Ok(());

@@ -147,6 +147,9 @@ impl Start {
             .context("cannot make the mounts private")?;
         // The caller's directory would stay in reach, outside of whatever root the container is given.
         chdir("/").context("cannot leave the working directory")?;
+        if self.plan.new.contains(CloneFlags::CLONE_NEWNET) {
+            sys::set_loopback_up().context("cannot set the loopback interface up")?;
+        }
         if let Some(hostname) = &self.plan.hostname {
             sethostname(hostname).with_context(|| format!("cannot set the host name {hostname}"))?;
         }

@@ -72,6 +72,7 @@ pub fn plan(doc: &mut Document, mut wish: Wish) -> Result<()> {
         let mut namespaces: Vec<Value> = doc.require("linux.namespaces")?;
         namespaces.retain(|namespace| namespace["type"] != USER);
         Ids::clear(doc);
+        rootless::clear(doc);
         if users != Users::Host {
             namespaces.insert(0, json!({ "type": USER }));
         }

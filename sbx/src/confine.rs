@@ -135,7 +135,7 @@ impl Confinement {
             permitted: capability_set(&capabilities.permitted)?,
             no_new_privs: doc.read("process.noNewPrivileges")?.unwrap_or(false),
             seccomp: seccomp.map(|seccomp| seccomp.compile()).transpose().context("linux.seccomp")?.unwrap_or_default(),
-            becomes_root: ids::has_namespace(doc)? && !rootless::is_ordinary(),
+            becomes_root: ids::has_namespace(doc)? && !rootless::is_rootless(doc)?,
         })
     }
 

@@ -97,7 +97,7 @@ impl FromStr for Ids {
 impl Ids {
     /// Those of the document; none if it has no user namespace of its own, or that of an ordinary user, who has none.
     pub fn of(doc: &Document) -> Result<Option<Self>> {
-        if rootless::is_ordinary() || !has_namespace(doc)? {
+        if rootless::is_rootless(doc)? || !has_namespace(doc)? {
             return Ok(None);
         }
         let ids = Self::wished(doc)?;

@@ -16,6 +16,19 @@ pub fn is_ordinary() -> bool {
     !Uid::effective().is_root()
 }
 
+/// Where the document says that the container is an ordinary user's.
+const FIELD: &str = "sbx.rootless";
+
+/// Whether the container is an ordinary user's.
+pub fn is_rootless(doc: &Document) -> Result<bool> {
+    Ok(doc.read(FIELD)?.unwrap_or(false))
+}
+
+/// Takes out all that is said of an ordinary user's namespace.
+pub fn clear(doc: &mut Document) {
+    doc.unset(FIELD);
+}
+
 /// The programs that map more ids than one's own (newuidmap(1)), and what they go by.
 const PROGRAMS: [(&str, &str); 2] = [("newuidmap", "/etc/subuid"), ("newgidmap", "/etc/subgid")];
 
@@ -45,17 +58,19 @@ impl Maps {
         Ok(Self(maps))
     }
 
-    /// Those of the document, if it has a user namespace and this is an ordinary user's process.
+    /// Those of the document, if the container is an ordinary user's.
     pub fn of(doc: &Document) -> Result<Option<Self>> {
-        if !is_ordinary() || !ids::has_namespace(doc)? {
+        if !is_rootless(doc)? {
             return Ok(None);
         }
+        ensure!(is_ordinary() && ids::has_namespace(doc)?, "{FIELD}: only an ordinary user has such a container");
         let [users, groups] = MAPPINGS.map(|path| doc.require(path));
         Ok(Some(Self([users?, groups?])))
     }
 
     /// Fills them in.
     pub fn fill(self, doc: &mut Document) -> Result<()> {
+        doc.set(FIELD, true)?;
         MAPPINGS.into_iter().zip(self.0).try_for_each(|(path, map)| doc.set(path, json!(map)))
     }
 

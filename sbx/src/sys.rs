@@ -5,6 +5,7 @@
 use nix::libc;
 use std::io::{Error, Result};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixDatagram;
 
 /// A child process.
 #[derive(Debug)]
@@ -143,6 +144,21 @@ pub fn ext4_resize(root: impl AsFd, blocks: u64) -> Result<()> {
     checked(unsafe {
         libc::syscall(libc::SYS_ioctl, root.as_fd().as_raw_fd(), EXT4_IOC_RESIZE_FS, &raw const blocks)
     })?;
+    Ok(())
+}
+
+/// Sets the loopback interface of the caller's network namespace up, whereby it gets its addresses (netdevice(7)).
+pub fn set_loopback_up() -> Result<()> {
+    // Any socket does, and this one there is on every kernel.
+    let socket = UnixDatagram::unbound()?;
+    // SAFETY: ifreq is plain data, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(b"lo") {
+        *place = *byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the kernel reads the struct, which outlives the call, and writes nothing.
+    checked(unsafe { libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })?;
     Ok(())
 }
 
