@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Host, Outcome, scripts, skip};
+use support::{Host, Outcome, installed, scripts};
 
 /// Runs an example.
 fn call(host: &Host, example: &str, arguments: &[&str]) -> Outcome {
@@ -21,12 +21,6 @@ fn example(host: &Host, example: &str, arguments: &[&str]) -> Outcome {
     let outcome = call(host, example, arguments);
     host.assert_as(&before, example);
     outcome
-}
-
-/// Whether what an example needs is installed here.
-fn installed(programs: &[&str]) -> bool {
-    let missing = programs.iter().find(|program| !Path::new(program).exists());
-    missing.inspect(|program| skip(&format!("there is no {program}"))).is_none()
 }
 
 /// What an example printed, but for what create says.
@@ -69,8 +63,8 @@ fn units_of_shows_what_a_unit_loses_inside() {
 
 #[test]
 fn clone_copies_what_is_no_secret_and_shows_the_difference() {
-    if !Path::new("/usr/sbin/apache2").exists() {
-        return skip("apache2 is not installed");
+    if !installed(&["/usr/sbin/apache2"]) {
+        return;
     }
     let host = Host::new();
     let outcome = example(&host, "clone", &[&host.name("a")]).ok();
@@ -185,8 +179,8 @@ fn unit_is_one_that_systemd_accepts() {
 
 #[test]
 fn oci_runs_a_definition_by_another_runtime() {
-    if !Path::new("/usr/bin/crun").exists() {
-        return skip("crun is not installed");
+    if !installed(&["/usr/bin/crun"]) {
+        return;
     }
     let host = Host::new();
     // crun does not know a host with cgroups of both versions.

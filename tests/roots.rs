@@ -4,12 +4,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::{Host, skip};
+use support::{Host, installed};
 
 /// Makes a small root of another Debian release than this machine's.
 fn debian(directory: &Path) -> Option<&'static str> {
-    if !Path::new("/usr/bin/mmdebstrap").exists() {
-        skip("mmdebstrap is not installed");
+    if !installed(&["/usr/bin/mmdebstrap"]) {
         return None;
     }
     let here = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -98,8 +97,8 @@ fn tiny(directory: &Path) {
 
 #[test]
 fn each_kind_of_container_is_created_as_the_manual_has_it_and_is_what_that_calls_it() {
-    if !Path::new("/usr/sbin/apache2").exists() {
-        return skip("apache2 is not installed");
+    if !installed(&["/usr/sbin/apache2"]) {
+        return;
     }
     let manual = include_str!("../docs/man/virt-sandbox-service.8");
     let (_, kinds) = manual.split_once(".Sh KINDS OF CONTAINER\n").expect("the section");

@@ -432,6 +432,12 @@ pub fn skip(reason: &str) {
     let _ = writeln!(io::stderr(), "skipped: {reason}");
 }
 
+/// Whether all of these programs, or other files, are on this machine.
+pub fn installed(programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|program| !Path::new(program).exists());
+    missing.inspect(|program| skip(&format!("there is no {program}"))).is_none()
+}
+
 /// The directory of the tools under test.
 pub fn binaries() -> PathBuf {
     env::var_os("SBX_BIN").map_or_else(|| root().join("target/bin"), PathBuf::from)
