@@ -524,6 +524,40 @@ fn images_of_the_hosts_and_parts_of_the_container_itself_are_mounted_where_the_a
 }
 
 #[test]
+fn a_remote_file_system_that_hangs_or_dies_keeps_no_container_from_being_stopped() {
+    let host = Host::new();
+    if !host.has_storage() {
+        return;
+    }
+    let name = host.name("a");
+    let places = ["tmp/data", "tmp/mnt"].map(|path| host.path(path));
+    places.iter().for_each(|place| fs::create_dir(place).expect("a directory"));
+    fs::write(places[0].join("tea"), "tea").expect("a file");
+    let [data, mnt] = places.map(|place| place.display().to_string());
+    let connect = format!("sshfs -o ro,allow_other storage:{data} {mnt}");
+    host.line(&connect).ok();
+    let create = host.service(&format!("create -m host-bind:/data={mnt} {name} -- /bin/sleep 1000")).ok();
+    assert!(create.stderr.contains(&format!("{name} has the users of the host: {mnt}")), "{create}");
+    let timely = |verb: &str| host.line(&format!("timeout -s KILL 20 virt-sandbox-service {verb} {name}"));
+    timely("start").ok();
+    assert_eq!(host.inside(&name, "cat /data/tea").ok().text(), "tea");
+    // Longer than what it has said is believed for.
+    host.bash("pkill -STOP -x sshfs && sleep 2").ok();
+    let read = format!("timeout -s KILL 1 virt-sandbox-service execute {name} -- cat /data/tea >/dev/null 2>&1");
+    host.bash(&read).assert_code(137);
+    timely("stop").ok();
+    host.line("pkill -KILL -x sshfs").ok();
+    let start = timely("start").assert_code(1);
+    assert!(start.stderr.contains(&format!("cannot mount {mnt} on /data: ")), "{start}");
+    host.bash(&format!("umount -n {mnt} && {connect}")).ok();
+    timely("start").ok();
+    assert_eq!(host.inside(&name, "cat /data/tea").ok().text(), "tea");
+    timely("stop").ok();
+    host.line(&format!("umount -n {mnt}")).ok();
+    timely("delete").ok();
+}
+
+#[test]
 fn a_container_asks_real_name_servers_whatever_the_hosts_resolv_conf_is() {
     let host = Host::new().with_own(&["etc"]);
     let name = host.name("a");

@@ -8,6 +8,7 @@ mod contract;
 mod copy;
 mod documentation;
 mod examples;
+mod familiar;
 mod hardening;
 mod install;
 mod kills;

@@ -4,12 +4,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::{Host, skip};
+use support::{Host, installed};
 
 /// Makes a small root of another Debian release than this machine's.
 fn debian(directory: &Path) -> Option<&'static str> {
-    if !Path::new("/usr/bin/mmdebstrap").exists() {
-        skip("mmdebstrap is not installed");
+    if !installed(&["/usr/bin/mmdebstrap"]) {
         return None;
     }
     let here = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -81,6 +80,58 @@ fn another_debian_boots_beside_the_shared_one() {
     }
     assert_eq!(host.inside(&moved[0].1, "cat /usr/bin/mine; hostname").ok().text(), format!("mine\n{}", moved[0].1));
     for name in all.into_iter().chain(moved.iter().map(|(_, moved)| moved)) {
+        host.service(&format!("stop {name}")).ok();
+        host.service(&format!("delete {name}")).ok();
+    }
+    host.assert_as(&before, "delete");
+}
+
+/// Makes a root of a shell and of an init that waits.
+fn tiny(directory: &Path) {
+    let script = "mkdir -p etc bin sbin dev proc sys run tmp && cp /bin/sh /bin/sleep bin && \
+        ldd /bin/sh /bin/sleep | grep -o '/[^ ]*[0-9]' | sort -u | xargs cp --parents -Lt . && echo root:x:0:0::/:/bin/sh >etc/passwd && \
+        printf '#!/bin/sh\ntrap exit TERM; while :; do sleep 1; done\n' >sbin/init && chmod +x sbin/init";
+    fs::create_dir(directory).expect("a directory");
+    assert!(Command::new("sh").args(["-c", script]).current_dir(directory).status().expect("a shell").success());
+}
+
+#[test]
+fn each_kind_of_container_is_created_as_the_manual_has_it_and_is_what_that_calls_it() {
+    if !installed(&["/usr/sbin/apache2"]) {
+        return;
+    }
+    let manual = include_str!("../docs/man/virt-sandbox-service.8");
+    let (_, kinds) = manual.split_once(".Sh KINDS OF CONTAINER\n").expect("the section");
+    let (kinds, _) = kinds.split_once("\n.Sh ").expect("its end");
+    let (title, command) = (".It ", ".Dl virt-sandbox-service ");
+    let titles = kinds.lines().filter_map(|line| line.strip_prefix(title));
+    let kinds: Vec<_> = titles.zip(kinds.lines().filter_map(|line| line.strip_prefix(command))).collect();
+
+    let host = Host::new();
+    let tree = host.path("tmp/tree");
+    tiny(&tree);
+    let before = host.snapshot();
+    // Its first process, and whether it has the host's programs.
+    let look = "read -r first </proc/1/comm; [ -e /usr/bin/env ] && echo $first, shared || echo $first, own";
+    let expected = [
+        ("Shared root, whole init", "web", "systemd, shared"),
+        ("Shared root, one command", "job", "sbx-ns, shared"),
+        ("Own root", "old", "init, own"),
+    ];
+    assert_eq!(kinds.len(), expected.len());
+    for ((title, command), (kind, called, is)) in kinds.into_iter().zip(expected) {
+        assert_eq!(title, kind);
+        assert!(include_str!("../README.md").contains(&format!("    virt-sandbox-service {command}\n")), "{command}");
+        let name = host.name(called);
+        let here = |word: &str| match word {
+            "/srv/trixie" => tree.display().to_string(),
+            word if word == called => name.clone(),
+            word => word.to_owned(),
+        };
+        host.service(&command.split(' ').map(here).collect::<Vec<_>>().join(" ")).ok();
+        host.service(&format!("start {name}")).ok();
+        let shown = host.run(["virt-sandbox-service", "execute", &name, "--", "/bin/sh", "-c", look], "").ok();
+        assert_eq!(shown.text(), is, "{kind}");
         host.service(&format!("stop {name}")).ok();
         host.service(&format!("delete {name}")).ok();
     }

@@ -1,8 +1,7 @@
 //! virt-sandbox-service with Debian's Apache, on a host whose PID 1 is not systemd.
 
 use std::fs;
-use std::path::Path;
-use support::{Host, skip};
+use support::{Host, installed};
 
 /// Fetches the front page from inside, by bash itself: the container has what the host's /usr has, no more.
 const FETCH: &str = r"exec 3<>/dev/tcp/127.0.0.1/80 && printf 'GET / HTTP/1.0\r\n\r\n' >&3 && cat <&3";
@@ -12,11 +11,7 @@ const CAPABILITIES: &str = "00000000800405fb";
 
 /// Whether Apache is installed here.
 fn apache() -> bool {
-    let installed = Path::new("/usr/sbin/apache2").exists();
-    if !installed {
-        skip("apache2 is not installed");
-    }
-    installed
+    installed(&["/usr/sbin/apache2"])
 }
 
 /// Creates a container of Apache that serves `page`.

@@ -11,7 +11,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::DirBuilder;
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -174,6 +174,18 @@ impl Host {
     /// Adds a unit to this host, which no package owns.
     pub fn unit(&self, name: &str, text: &str) {
         fs::write(self.root("/run/systemd/system").join(name), text).expect("a unit");
+    }
+
+    /// Has sshfs(1) reach any other host at once: it has the files of this one. False if that cannot be had here.
+    pub fn has_storage(&self) -> bool {
+        let server = "/usr/lib/openssh/sftp-server";
+        if !installed(&["/dev/fuse", "/usr/bin/sshfs", server]) {
+            return false;
+        }
+        let ssh = self.path("bin/ssh");
+        fs::write(&ssh, format!("#!/bin/sh\nexec {server}\n")).expect("a program");
+        fs::set_permissions(ssh, PermissionsExt::from_mode(0o755)).expect("a mode");
+        true
     }
 
     /// `virt-sandbox-service`, with a line of words.
@@ -430,6 +442,12 @@ fn users() -> Option<String> {
 pub fn skip(reason: &str) {
     assert!(env::var_os("SBX_MUST_WORK").is_none(), "cannot be tested here: {reason}");
     let _ = writeln!(io::stderr(), "skipped: {reason}");
+}
+
+/// Whether all of these programs, or other files, are on this machine.
+pub fn installed(programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|program| !Path::new(program).exists());
+    missing.inspect(|program| skip(&format!("there is no {program}"))).is_none()
 }
 
 /// The directory of the tools under test.
