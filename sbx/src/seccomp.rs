@@ -138,7 +138,7 @@ pub struct Filter {
 /// The rules of one call: each with its answer.
 enum Call {
     Always(u32),
-    If(Vec<(u32, SeccompRule)>),
+    If(Vec<(u32, BpfProgram)>),
 }
 
 impl Filter {
@@ -207,17 +207,15 @@ impl Seccomp {
 
 impl Rule {
     /// The alternatives of its conditions; none if it has no condition.
-    fn conditions(&self) -> Result<Vec<SeccompRule>> {
+    fn conditions(&self) -> Result<Vec<BpfProgram>> {
         let conditions = self.args.iter().map(Condition::compile).collect::<Result<Vec<_>>>()?;
         let indexes: BTreeSet<u8> = self.args.iter().map(|condition| condition.index).collect();
         let rules = if indexes.len() < self.args.len() {
-            conditions.into_iter().map(|condition| SeccompRule::new(vec![condition])).collect()
-        } else if conditions.is_empty() {
-            Ok(Vec::new())
+            conditions.into_iter().map(|condition| vec![condition]).collect()
         } else {
-            SeccompRule::new(conditions).map(|rule| vec![rule])
+            Vec::from_iter(Some(conditions).filter(|conditions| !conditions.is_empty()))
         };
-        Ok(rules?)
+        rules.into_iter().map(|conditions| Ok(SeccompRule::new(conditions)?.into())).collect()
     }
 }
 
@@ -282,39 +280,74 @@ fn strictness(answer: u32) -> i32 {
     (answer & libc::SECCOMP_RET_ACTION_FULL) as i32
 }
 
-fn program(architecture: &Architecture, default: u32, calls: BTreeMap<u32, Call>) -> BpfProgram {
-    let step = |code: u32, k: u32| sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    // Skips so many instructions if the accumulator is not as said, and else none.
-    let unless = |condition: u32, k: u32, skipped: u8| {
-        let code = (libc::BPF_JMP | condition | libc::BPF_K) as u16;
-        sock_filter { code, jt: 0, jf: skipped, k }
-    };
-    // `struct seccomp_data` of linux/seccomp.h begins with the number and the architecture.
-    let load = |offset: u32| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset);
-    let give = |answer: u32| step(libc::BPF_RET | libc::BPF_K, answer);
-    let skip = |length: usize| step(libc::BPF_JMP | libc::BPF_JA, length as u32);
-    let kill = give(libc::SECCOMP_RET_KILL_PROCESS);
+/// The first number of those that are answered alike, and how they are.
+type Range = (u32, Call);
 
-    let mut program = vec![load(4), unless(libc::BPF_JEQ, architecture.audit, 1), skip(1), kill.clone(), load(0)];
-    if let Some(foreign) = architecture.foreign {
-        program.extend([unless(libc::BPF_JGE, foreign, 3), unless(libc::BPF_JEQ, NO_CALL, 1), skip(1), kill]);
-    }
+fn program(architecture: &Architecture, default: u32, calls: BTreeMap<u32, Call>) -> BpfProgram {
+    let mut ranges: Vec<Range> = Vec::new();
+    let mut from = |first: u32, call: Call| {
+        // Nothing lies between one call and the next.
+        ranges.pop_if(|(last, _)| *last == first);
+        match (ranges.last(), &call) {
+            (Some((_, Call::Always(last))), Call::Always(answer)) if last == answer => {}
+            _ => ranges.push((first, call)),
+        }
+    };
+    from(0, Call::Always(default));
     for (number, call) in calls {
-        let answers = match call {
-            Call::Always(answer) => vec![give(answer)],
-            Call::If(rules) => {
-                // One that does not hold goes on behind its answer.
-                let tried = rules
-                    .into_iter()
-                    .flat_map(|(answer, rule)| BpfProgram::from(rule).into_iter().chain([give(answer)]));
-                tried.chain([give(default)]).collect()
-            }
-        };
-        program.extend([unless(libc::BPF_JEQ, number, 1), skip(1), skip(answers.len())]);
-        program.extend(answers);
+        from(number, call);
+        from(number + 1, Call::Always(default));
     }
-    program.push(give(default));
+    if let Some(foreign) = architecture.foreign {
+        from(foreign, Call::Always(libc::SECCOMP_RET_KILL_PROCESS));
+        from(NO_CALL, Call::Always(default));
+    }
+    let kill = give(libc::SECCOMP_RET_KILL_PROCESS);
+    let mut program = vec![load(4), unless(libc::BPF_JEQ, architecture.audit, 1), skip(1), kill, load(0)];
+    program.extend(search(&ranges, default));
     program
+}
+
+/// Finds the range of a number by halves. The kernel runs the program for each call that there is when it is loaded, and for
+/// many calls whenever they are made.
+fn search(ranges: &[Range], default: u32) -> BpfProgram {
+    match ranges {
+        [] => Vec::new(),
+        [(_, Call::Always(answer))] => vec![give(*answer)],
+        [(_, Call::If(rules))] => {
+            // One that does not hold goes on behind its answer.
+            let tried = rules.iter().flat_map(|(answer, rule)| rule.iter().cloned().chain([give(*answer)]));
+            tried.chain([give(default)]).collect()
+        }
+        ranges => {
+            let (below, above) = ranges.split_at(ranges.len() / 2);
+            let (first, below, above) = (above[0].0, search(below, default), search(above, default));
+            [vec![unless(libc::BPF_JGE, first, 1), skip(below.len())], below, above].concat()
+        }
+    }
+}
+
+/// Reads so many bytes into `struct seccomp_data` of linux/seccomp.h, which begins with the number and the architecture.
+fn load(offset: u32) -> sock_filter {
+    step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset)
+}
+
+fn give(answer: u32) -> sock_filter {
+    step(libc::BPF_RET | libc::BPF_K, answer)
+}
+
+fn step(code: u32, k: u32) -> sock_filter {
+    sock_filter { code: code as u16, jt: 0, jf: 0, k }
+}
+
+/// Skips so many instructions.
+fn skip(length: usize) -> sock_filter {
+    step(libc::BPF_JMP | libc::BPF_JA, length as u32)
+}
+
+/// Skips so many instructions if the accumulator is not as said, and else none.
+fn unless(condition: u32, k: u32, skipped: u8) -> sock_filter {
+    sock_filter { jf: skipped, ..step(libc::BPF_JMP | condition | libc::BPF_K, k) }
 }
 
 /// A list, which is `null` where a program in Go had none.
