@@ -15,14 +15,14 @@ declare -gA _sbx_takes=(
     [sbx-ns]='--help --version'
     [sbx-ns plan]='--name=NAME --hostname=ANY --userns=ANY'
     [sbx-ns alloc]='--name=NAME --dry-run'
-    [sbx-ns create]='--name=NAME --dry-run'
+    [sbx-ns create]='--name=NAME --dry-run --hostname=ANY --userns=ANY'
     [sbx-ns show]='NAME'
     [sbx-ns list]=''
     [sbx-ns remove]='--ids NAME'
 
     [sbx-cg]='--help --version'
     [sbx-cg limit]='--name=NAME --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY --devices=ANY'
-    [sbx-cg create]='--name=NAME --dry-run'
+    [sbx-cg create]='--name=NAME --dry-run --memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY --devices=ANY'
     [sbx-cg update]='--name=NAME --dry-run'
     [sbx-cg show]='NAME'
     [sbx-cg freeze]='NAME'
@@ -35,7 +35,7 @@ declare -gA _sbx_takes=(
     [sbx-fs idmap]='--mount=ANY --store=ANY --path=DIRECTORY'
     [sbx-fs layout]='--name=NAME --mount=ANY --store=ANY --path=DIRECTORY'
     [sbx-fs clone]='--name=NAME --dry-run --from=NAME --copy --force --package=ANY --secret=FILE DIRECTORY'
-    [sbx-fs mount]='--name=NAME --dry-run'
+    [sbx-fs mount]='--name=NAME --dry-run --mount=ANY --store=ANY --path=DIRECTORY'
     [sbx-fs resize]='--name=NAME --dry-run'
     [sbx-fs upgrade]='--dry-run NAME'
     [sbx-fs diff]='NAME'
@@ -60,7 +60,7 @@ declare -gA _sbx_takes=(
     [sbx-exec]='--help --version'
     [sbx-exec profile]='--name=NAME --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY FILE'
     [sbx-exec run]='--document=ANY --user=ANY --cwd=ANY --env=ANY --preserve-fds=ANY
-        --pid-file=FILE --end --tty'
+        --pid-file=FILE --end --tty --profile=FILE --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY'
     [sbx-exec boot]='--document=ANY --timeout=ANY --wait'
     [sbx-exec stop]='--document=ANY --timeout=ANY'
     [sbx-exec after]='CALL'
@@ -90,7 +90,7 @@ declare -gA _sbx_takes=(
     [virt-sandbox-service set]='--memory=ANY --cpus=ANY --pids=ANY --io-weight=ANY -i=ANY --imagesize=ANY --publish=ANY --allow=NAME --egress=ANY -h --help NAME'
     [virt-sandbox-service delete]='-h --help NAME'
 
-    [virt-sandbox]='-n=ANY --name=ANY --home=DIRECTORY --tmp=DIRECTORY --bind=FILE --ro=FILE -m=ANY --mount=ANY
+    [virt-sandbox]='-n=ANY --name=ANY -r=DIRECTORY --root=DIRECTORY --home=DIRECTORY --tmp=DIRECTORY --bind=FILE --ro=FILE -m=ANY --mount=ANY
         -i=FILE --include=FILE -I=FILE --includefile=FILE -e=ANY --env=ANY -N=ANY --net=ANY --memory=ANY --pids=ANY
         -p --privileged -S=USER --switchto=USER -s=ANY --security=ANY --x11 --wayland -l --shell -d --debug -c=ANY
         --connect=ANY -h --help -V --version CALL'

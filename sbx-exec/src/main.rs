@@ -124,7 +124,6 @@ fn fill_in(options: &mut Parser) -> Result<()> {
 }
 
 fn run_command(options: &mut Parser) -> Result<()> {
-    program::shield()?;
     let mut source = Source::default();
     let mut command = Command::default();
     let mut wish = None;
@@ -149,6 +148,10 @@ fn run_command(options: &mut Parser) -> Result<()> {
                 arg => source.take(arg, options)?,
             },
         }
+    }
+    if !ends {
+        // A container that has not been booted has nobody inside yet who could look at this process.
+        program::shield()?;
     }
     source.check_passed(&mut command)?;
     let mut running = source.running()?;

@@ -118,7 +118,7 @@ pub fn programs(host: &Path) -> Result<Vec<Programs>> {
     Ok(found)
 }
 
-/// The links that a root has which is made of memory, over this host.
+/// The links that a root has which is made of memory, over that of this host or another.
 pub fn links(host: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     let programs = programs(host)?.into_iter().filter_map(|found| match found {
         Programs::Link { name, target } => Some((Path::new("/").join(name), target)),
@@ -195,9 +195,14 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     }
     let (mut mounts, sizes) = file_systems(doc, &extras)?;
     let mut sizes = sizes.into_iter();
-    // A root of its own has programs of its own.
-    for path in shared(host)?.filter(|_| doc.get("sbx.base").is_none()) {
-        mounts.push(shared_mount(&path));
+    // A root of its own has programs of its own, unless it is made of memory.
+    let is_memory = Storage::of(doc)? == Storage::Memory;
+    let base: Option<PathBuf> = doc.read("sbx.base")?;
+    if is_memory || base.is_none() {
+        let of = base.as_deref().unwrap_or(host);
+        for path in shared(of)? {
+            mounts.push(shared_mount(&path, base.as_deref()));
+        }
     }
     let foreign = doc.read::<Vec<Value>>("mounts")?.unwrap_or_default();
     let wished = extras.iter().map(|extra| extra.destination.clone());
@@ -210,7 +215,7 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     }
 
     let masked: Vec<String> = MASKED.into_iter().map(str::to_owned).chain(thermal_throttles(host)).collect();
-    if Storage::of(doc)? == Storage::Memory {
+    if is_memory {
         // Nothing is kept of it, so nothing is to be written but where something else is mounted.
         doc.set("root.readonly", true)?;
     }
@@ -231,9 +236,10 @@ fn shared(host: &Path) -> Result<impl Iterator<Item = String>> {
     Ok(["/usr".to_owned()].into_iter().chain(split))
 }
 
-/// A tree of the host's at the same place inside.
-fn shared_mount(path: &str) -> Value {
-    json!({ "destination": path, "type": "bind", "source": path, "options": SHARED })
+/// A tree of the host's, or of another root's, at the same place inside.
+fn shared_mount(path: &str, root: Option<&Path>) -> Value {
+    let source = format!("{}{path}", root.map(Path::to_string_lossy).unwrap_or_default());
+    json!({ "destination": path, "type": "bind", "source": source, "options": SHARED })
 }
 
 /// What a container of this wish has mounts of, as far as it is there yet: directories and files of the host's.
@@ -270,7 +276,7 @@ fn file_systems(doc: &Document, extras: &[Extra]) -> Result<(Vec<Value>, Vec<u64
     let binds_sysfs = maps.is_some() && !namespace::flags(doc)?.contains(CloneFlags::CLONE_NEWNET);
     let mounts = MOUNTS.iter().filter(is_free).map(|mount| {
         if mount.kind == "sysfs" && binds_sysfs {
-            return shared_mount(mount.destination);
+            return shared_mount(mount.destination, None);
         }
         let mut options: Vec<String> = mount.options.iter().map(|option| (*option).to_owned()).collect();
         if mount.kind == "devpts" && has_terminals_group {

@@ -35,7 +35,7 @@ pub fn read_only() -> Result<OwnedFd> {
 }
 
 /// Executes the program again, with the same arguments and environment, so that it runs from such a mount. Before anything
-/// else is done: the second time it begins anew. Not an ordinary user's: see [`read_only`].
+/// is changed: the second time it begins anew. Not an ordinary user's: see [`read_only`].
 pub fn shield() -> Result<()> {
     if rootless::is_ordinary() {
         return Ok(());

@@ -77,6 +77,12 @@ const STRICT: &str = "
 /// The socket families of the strict profile beside netlink, of which it has the kernel's answers about links and routes.
 const STRICT_FAMILIES: [i32; 3] = [AF_UNIX, AF_INET, AF_INET6];
 
+/// All that a process needs which reaps others, until a connection closes.
+const WAITING: &str = "
+    brk close exit exit_group futex madvise mmap mremap munmap poll ppoll read readv restart_syscall rt_sigprocmask
+    rt_sigreturn sendto sigaltstack wait4 write writev
+";
+
 /// The arguments of personality(2) that are let through: Linux, with the 32-bit and the UNAME26 view, and the question
 /// which it is. Others switch off what protects memory.
 const PERSONALITIES: [u32; 5] = [0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
@@ -194,6 +200,17 @@ pub fn filter(capabilities: &CapsHashSet, is_strict: bool) -> Value {
         // No audit from inside. PAM takes it well that there is none, but not that it is refused.
         only_if(fail(&["socket"], libc::EAFNOSUPPORT), &audit)
     });
+    of_rules(&rules)
+}
+
+/// The filter for who waits, and nothing else.
+pub fn for_waiting() -> Value {
+    let names: Vec<&str> = WAITING.split_ascii_whitespace().collect();
+    of_rules(&[json!({ "names": names, "action": "SCMP_ACT_ALLOW" })])
+}
+
+/// A filter of these rules. What is in none does not exist.
+fn of_rules(rules: &[Value]) -> Value {
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": libc::ENOSYS,

@@ -273,6 +273,7 @@ impl Plan {
         let owner = Owner { label: label.as_deref().filter(|_| host.selinux), ids: Ids::of(doc)? };
         storage::check_ids(doc)?;
         let is_memory = Storage::of(doc)? == Storage::Memory;
+        let base = doc.read("sbx.base")?.unwrap_or_else(|| PathBuf::from("/"));
         let root: PathBuf = doc.require("root.path")?;
         ensure!(root.is_absolute(), "root.path: {} is not absolute", root.display());
         let mut plan = Self {
@@ -286,7 +287,7 @@ impl Plan {
             },
             read_only_root: doc.read("root.readonly")?.unwrap_or(false),
             mounts: Vec::new(),
-            first_links: if is_memory { links("/".as_ref())? } else { Vec::new() },
+            first_links: if is_memory { links(&base)? } else { Vec::new() },
             links: Vec::new(),
             read_only: paths("linux.readonlyPaths")?,
             masked: paths("linux.maskedPaths")?,
