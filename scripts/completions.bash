@@ -58,7 +58,7 @@ declare -gA _sbx_takes=(
     [sbx-unit remove]='NAME'
 
     [sbx-exec]='--help --version'
-    [sbx-exec profile]='--name=NAME --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY FILE'
+    [sbx-exec profile]='--name=NAME --profile=FILE --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY FILE'
     [sbx-exec run]='--document=ANY --user=ANY --cwd=ANY --env=ANY --preserve-fds=ANY
         --pid-file=FILE --end --tty --profile=FILE --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY'
     [sbx-exec boot]='--document=ANY --timeout=ANY --wait'

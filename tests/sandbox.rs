@@ -131,6 +131,25 @@ fn what_is_bound_is_the_hosts_and_what_is_included_is_copied_from_inside() {
 }
 
 #[test]
+fn another_root_takes_the_place_of_the_hosts() {
+    let host = Host::new();
+    let make = "mkdir -p other/{usr,etc,srv,var/lib/d} && mount --bind /usr other/usr && echo of the other >other/etc/which &&
+        for name in bin lib lib64; do ln -s usr/$name other/$name; done; chmod 700 other/var/lib/d; touch other/srv/file";
+    host.bash(make).ok();
+    let before = host.snapshot();
+    let look =
+        "cat /etc/which; ls -d /opt /lib32 2>/dev/null; ls /var/lib /srv; ls /var/lib/d 2>&1; touch /etc/x /srv/file";
+    let outcome = sandbox(&host, "-r other", look).assert_code(1);
+    assert_eq!(
+        outcome.text(),
+        "of the other\n/srv:\nfile\n\n/var/lib:\nd\nls: cannot open directory '/var/lib/d': Permission denied"
+    );
+    assert_eq!(outcome.stderr.lines().count(), 2, "{outcome}");
+    assert!(host.line("virt-sandbox -r no/such -- true").assert_code(1).stderr.contains("no root 'no/such'"));
+    host.assert_as(&before, "another root");
+}
+
+#[test]
 fn limits_and_networks_are_those_that_are_asked_for() {
     let host = Host::new();
     host.line("ip link set lo up").ok();

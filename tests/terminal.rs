@@ -1,6 +1,7 @@
 //! A command inside with a terminal, or with the caller's streams.
 
 use crate::kills::can_trace;
+use crate::rootless::{AS_ALICE, Users};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -399,4 +400,19 @@ fn a_sandbox_has_a_terminal_of_its_own() {
     session.sees("42\r\n");
     assert_eq!(session.ends(), 4);
     host.assert_as(&before, "sandboxes");
+}
+
+#[test]
+fn an_ordinary_user_has_an_interactive_shell_in_a_sandbox() {
+    let users = Users::new();
+    let mut session =
+        Session::new(&users.0, &[&AS_ALICE[..], &["virt-sandbox", "--", "bash", "--norc", "-i"]].concat());
+    session.types("PS1=; stty size; tty; id -un\n");
+    session.sees("33 77\r\n/dev/pts/0\r\nalice\r\n");
+    session.types("sh -c 'echo $((6 * 7)); exec sleep 1000'\n");
+    session.sees("42\r\n");
+    session.types("\x1a");
+    session.sees("Stopped");
+    session.types("exit; exit 6\n");
+    assert_eq!(session.ends(), 6);
 }
