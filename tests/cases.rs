@@ -536,7 +536,8 @@ fn a_remote_file_system_that_hangs_or_dies_keeps_no_container_from_being_stopped
     let [data, mnt] = places.map(|place| place.display().to_string());
     let connect = format!("sshfs -o ro,allow_other storage:{data} {mnt}");
     host.line(&connect).ok();
-    let create = host.service(&format!("create -m host-bind:/data={mnt} {name} -- /bin/sleep 1000")).ok();
+    let create = format!("virt-sandbox-service create -m host-bind:/data={mnt} {name} -- /bin/sleep 1000");
+    let create = host.line(&create).ok();
     assert!(create.stderr.contains(&format!("{name} has the users of the host: {mnt}")), "{create}");
     let timely = |verb: &str| host.line(&format!("timeout -s KILL 20 virt-sandbox-service {verb} {name}"));
     timely("start").ok();
