@@ -201,13 +201,17 @@ pub fn fill_for_waiting(doc: &mut Document) -> Result<()> {
 
 /// What the fields have before anything is changed: the document's, a file's, or nothing where the default is wanted.
 fn beginning(doc: &Document, base: &Option<Base>) -> Result<[Option<Value>; 4]> {
-    let present = |value: Option<&Value>| value.filter(|value| !value.is_null()).cloned();
     match base {
-        None => Ok(FIELDS.map(|field| present(doc.get(field)))),
+        None => {
+            let [capabilities, no_new_privs, limits, seccomp] = FIELDS.map(|field| doc.read(field));
+            Ok([capabilities?, no_new_privs?, limits?, seccomp?])
+        }
         Some(Base::Default | Base::Strict) => Ok(FIELDS.map(|_| None)),
         Some(Base::File(path)) => {
             let file = file::read(path)?;
-            let fields = FIELDS.map(|field| present(file.pointer(&format!("/{}", field.replace('.', "/")))));
+            let present = |value: &&Value| !value.is_null();
+            let pointer = |field: &str| format!("/{}", field.replace('.', "/"));
+            let fields = FIELDS.map(|field| file.pointer(&pointer(field)).filter(present).cloned());
             ensure!(fields.iter().any(Option::is_some), "{}: it has none of {}", path.display(), FIELDS.join(", "));
             Ok(fields)
         }
@@ -271,8 +275,8 @@ mod tests {
             r#"{"sbx":{"name":"a"},"process":{"noNewPrivileges":false,"capabilities":{"bounding":["CAP_KILL"]},"x":1}}"#,
             Wish::default(),
         );
-        assert_eq!(doc.get("process.noNewPrivileges"), Some(&json!(false)));
-        assert_eq!((bounding(&doc), doc.get("process.x")), (vec!["CAP_KILL".to_owned()], Some(&json!(1))));
+        assert_eq!(doc.get("process.noNewPrivileges").as_deref(), Some("false"));
+        assert_eq!((bounding(&doc), doc.get("process.x").as_deref()), (vec!["CAP_KILL".to_owned()], Some("1")));
     }
 
     #[test]
@@ -296,7 +300,7 @@ mod tests {
             r#"{"sbx":{"name":"a"},"process":{"noNewPrivileges":false}}"#,
             Wish { base: Some(Base::Strict), ..Wish::default() },
         );
-        assert_eq!(doc.get("process.noNewPrivileges"), Some(&json!(true)));
+        assert_eq!(doc.get("process.noNewPrivileges").as_deref(), Some("true"));
         assert_eq!(bounding(&doc), [""; 0]);
     }
 
@@ -308,7 +312,7 @@ mod tests {
             { "type": "RLIMIT_NOFILE", "soft": 64, "hard": 128 },
             { "type": "RLIMIT_CORE", "soft": u64::MAX, "hard": u64::MAX },
         ]);
-        assert_eq!(doc.get("process.rlimits"), Some(&expected));
+        assert_eq!(doc.require::<Value>("process.rlimits").expect("limits"), expected);
         for bad in ["nofile", "nofile=", "nofile=x", "nofile=+1", "nofile=2:1", "=1:"] {
             assert!(bad.parse::<Limit>().is_err(), "{bad}");
         }

@@ -1,35 +1,55 @@
 //! The document that the tools pass on: an OCI runtime-spec config with one object more, `sbx`.
 //!
-//! It stays a JSON value throughout, so that what a tool does not know survives it: unknown keys, their order, and
-//! numbers of any size. A tool reads a leaf into a type of its own and writes its own leaves back.
+//! What a tool does not know survives it: unknown keys, their order, and numbers of any size and spelling. It reads a leaf
+//! into a type of its own and writes its own leaves back; all else stays the text that it came as. So a tool costs little
+//! more than to start it: nine tenths of a document are the filter for system calls, which most only pass on.
 
 use crate::Name;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
+use indexmap::IndexMap;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::fmt;
 
 /// The version of the OCI runtime specification that our fields follow; the crun of Debian 12 refuses a later one.
 const OCI_VERSION: &str = "1.1.0";
 
 /// One container's document. Fields are addressed by dotted paths: `linux.mountLabel`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Document(Value);
+#[derive(Debug, Clone)]
+pub struct Document(Node);
+
+/// A value of the document.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(from = "Box<RawValue>")]
+enum Node {
+    Object(IndexMap<String, Node>),
+    /// JSON that nobody has looked into.
+    Text(Box<str>),
+}
 
 impl Document {
     /// A new document that holds a name and nothing else.
     pub fn new(name: &Name) -> Self {
-        Self(json!({ "ociVersion": OCI_VERSION, "sbx": { "name": name.as_str() } }))
+        Self(json!({ "ociVersion": OCI_VERSION, "sbx": { "name": name.as_str() } }).into())
     }
 
     /// Reads one JSON object, and nothing after it.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let value: Value = serde_json::from_slice(bytes).context("document is not JSON")?;
-        if !value.is_object() {
-            bail!("document is not a JSON object");
+        let what = "document is not a JSON object";
+        let mut bytes = Cow::Borrowed(bytes);
+        // Text is printed as it came, and a document is one line; an escape could be half of a character, which only he who
+        // reads it would notice.
+        if [b'\n', b'\\'].iter().any(|byte| bytes.trim_ascii_end().contains(byte)) {
+            let value: Value = serde_json::from_slice(&bytes).context(what)?;
+            bytes = value.to_string().into_bytes().into();
         }
-        Ok(Self(value))
+        let mut members: IndexMap<String, Node> = serde_json::from_slice(&bytes).context(what)?;
+        // So that a field such as `linux.mountLabel` is found without reading through `linux` each time.
+        members.values_mut().for_each(|member| drop(member.open()));
+        Ok(Self(Node::Object(members)))
     }
 
     /// The document as one line of JSON, with its newline.
@@ -43,15 +63,21 @@ impl Document {
         text.parse().context("sbx.name")
     }
 
-    /// The value at `path`, if there is one. `null` counts as absent.
-    pub fn get(&self, path: &str) -> Option<&Value> {
-        path.split('.').try_fold(&self.0, |value, key| value.get(key)).filter(|value| !value.is_null())
+    /// The JSON at `path`, if there is any. `null` counts as absent.
+    pub fn get(&self, path: &str) -> Option<String> {
+        let node = path.split('.').try_fold(Cow::Borrowed(&self.0), |node, key| match node {
+            Cow::Borrowed(Node::Object(members)) => members.get(key).map(Cow::Borrowed),
+            node => node.into_owned().open()?.swap_remove(key).map(Cow::Owned),
+        });
+        node.filter(|node| !node.is_null()).map(|node| node.to_string())
     }
 
     /// The value at `path` as a type of the caller's; an error names the path.
     pub fn read<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
-        let Some(value) = self.get(path) else { return Ok(None) };
-        T::deserialize(value).map(Some).with_context(|| path.to_owned())
+        let Some(text) = self.get(path) else { return Ok(None) };
+        // The error about a value has no line and column, which would be those of a text that nobody has seen.
+        let from_value = |_| serde_json::from_str::<Value>(&text).and_then(T::deserialize);
+        serde_json::from_str(&text).or_else(from_value).map(Some).with_context(|| path.to_owned())
     }
 
     /// Like [`Document::read`], where the field must be there.
@@ -64,12 +90,12 @@ impl Document {
         let mut place = &mut self.0;
         for key in path.split('.') {
             if place.is_null() {
-                *place = Value::Object(Map::new());
+                *place = Node::Object(IndexMap::new());
             }
-            let object = place.as_object_mut().with_context(|| format!("{path}: a parent is not an object"))?;
-            place = object.entry(key).or_insert(Value::Null);
+            let object = place.open().with_context(|| format!("{path}: a parent is not an object"))?;
+            place = object.entry(key.to_owned()).or_insert_with(|| Value::Null.into());
         }
-        *place = value.into();
+        *place = value.into().into();
         Ok(())
     }
 
@@ -77,9 +103,56 @@ impl Document {
     pub fn unset(&mut self, path: &str) {
         let (parent, key) = path.rsplit_once('.').map_or(("", path), |(parent, key)| (parent, key));
         let keys = parent.split('.').filter(|key| !key.is_empty());
-        let object = keys.into_iter().try_fold(&mut self.0, |value, key| value.get_mut(key));
-        if let Some(object) = object.and_then(Value::as_object_mut) {
+        let object = keys.into_iter().try_fold(&mut self.0, |node, key| node.open()?.get_mut(key));
+        if let Some(object) = object.and_then(Node::open) {
             object.shift_remove(key);
+        }
+    }
+}
+
+impl PartialEq for Document {
+    /// Whether both are printed alike.
+    fn eq(&self, other: &Self) -> bool {
+        self.to_line() == other.to_line()
+    }
+}
+
+impl Node {
+    fn is_null(&self) -> bool {
+        matches!(self, Self::Text(text) if **text == *"null")
+    }
+
+    /// The members of an object. What was text until now is taken apart.
+    fn open(&mut self) -> Option<&mut IndexMap<String, Node>> {
+        if let Self::Text(text) = self {
+            *self = Self::Object(serde_json::from_str(text).ok()?);
+        }
+        if let Self::Object(members) = self { Some(members) } else { None }
+    }
+}
+
+impl From<Box<RawValue>> for Node {
+    fn from(text: Box<RawValue>) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<Value> for Node {
+    fn from(value: Value) -> Self {
+        Self::Text(value.to_string().into())
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Object(members) => {
+                for (at, (key, member)) in members.iter().enumerate() {
+                    write!(f, "{}{}:{member}", if at == 0 { '{' } else { ',' }, Value::from(key.as_str()))?;
+                }
+                f.write_str(if members.is_empty() { "{}" } else { "}" })
+            }
         }
     }
 }

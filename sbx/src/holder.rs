@@ -11,6 +11,7 @@ use crate::tool::Status;
 use crate::{Document, Name, rights, store};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -62,7 +63,7 @@ pub enum Event {
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
     role: Role,
-    document: Document,
+    document: Box<RawValue>,
 }
 
 /// The side of whoever gives the order.
@@ -79,8 +80,9 @@ impl Connection {
 
     /// Sends the order and the standard streams.
     pub fn send(&self, role: Role, document: &Document, streams: [BorrowedFd<'_>; 3]) -> Result<()> {
-        let order = Order { role, document: document.clone() };
-        let mut order = serde_json::to_vec(&order).context("cannot send an order")?;
+        let document = serde_json::from_slice(&document.to_line());
+        let order = document.and_then(|document| serde_json::to_vec(&Order { role, document }));
+        let mut order = order.context("cannot send an order")?;
         order.push(b'\n');
         let mut stream = self.0.get_ref();
         let sent = rights::send(stream, &order, streams).context("cannot send an order to the holder")?;
@@ -114,7 +116,7 @@ pub fn receive(stream: &UnixStream) -> Result<(Role, Document, [OwnedFd; 3])> {
     }
     ensure!(bytes.ends_with(b"\n"), "an order is cut short");
     let order: Order = serde_json::from_slice(&bytes).context("an order is not understandable")?;
-    Ok((order.role, order.document, streams))
+    Ok((order.role, Document::parse(order.document.get().as_bytes())?, streams))
 }
 
 /// Tells an event: the holder's side. Nobody may be listening any more.

@@ -16,9 +16,11 @@ use nix::libc;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule, sock_filter,
 };
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::env::consts::ARCH;
+use std::fmt;
 use syscalls::Sysno;
 
 /// An architecture whose calls we know.
@@ -62,12 +64,16 @@ pub struct Seccomp {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Rule {
-    names: Vec<String>,
+    names: Vec<Called>,
     action: Action,
     errno_ret: Option<u32>,
     #[serde(default, deserialize_with = "list")]
     args: Vec<Condition>,
 }
+
+/// The call that a name means here, if there is one.
+#[derive(Debug)]
+struct Called(Option<Sysno>);
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -177,31 +183,37 @@ impl Seccomp {
         Ok(Filter { program, flags })
     }
 
-    /// What each call is answered, where that is not the default.
-    fn calls(&self, default: u32) -> Result<BTreeMap<u32, Call>> {
-        let mut calls = BTreeMap::new();
+    /// What each call is answered, where a rule says so, in the order of their numbers.
+    fn calls(&self, default: u32) -> Result<Vec<(u32, Call)>> {
+        let mut answers = Vec::new();
         for rule in &self.syscalls {
-            let name = || rule.names.first().cloned().unwrap_or_default();
+            // What the tables of this architecture do not have cannot be called by that name.
+            let calls = rule.names.iter().filter_map(|name| name.0);
+            let name = || calls.clone().next().map_or("a rule", |call| call.name());
             let answer = answer(rule.action, rule.errno_ret).with_context(name)?;
             let conditions = rule.conditions().with_context(name)?;
-            // What the tables of this architecture do not have cannot be called by that name.
-            let numbers = rule.names.iter().filter_map(|name| number(name));
-            for number in numbers.map(|number| number.id() as u32).filter(|_| answer != default) {
-                let conditional = conditions.iter().map(|rule| (answer, rule.clone()));
-                match calls.get_mut(&number) {
-                    Some(Call::Always(_)) => {}
-                    Some(Call::If(rules)) if !conditions.is_empty() => rules.extend(conditional),
-                    None if !conditions.is_empty() => drop(calls.insert(number, Call::If(conditional.collect()))),
-                    _ => drop(calls.insert(number, Call::Always(answer))),
-                }
+            if answer != default {
+                answers.extend(calls.map(|call| (call.id() as u32, answer, conditions.clone())));
             }
         }
-        for call in calls.values_mut() {
-            if let Call::If(rules) = call {
-                rules.sort_by_key(|(answer, _)| strictness(*answer));
-            }
-        }
-        Ok(calls)
+        // Those of one call stay in the order of their rules.
+        answers.sort_by_key(|(number, ..)| *number);
+        let calls = answers.chunk_by(|(one, ..), (next, ..)| one == next).map(|answers| {
+            let always = answers.iter().find(|(.., conditions)| conditions.is_empty());
+            let call = always.map_or_else(
+                || {
+                    let mut rules: Vec<_> = answers
+                        .iter()
+                        .flat_map(|(_, answer, conditions)| conditions.iter().map(|rule| (*answer, rule.clone())))
+                        .collect();
+                    rules.sort_by_key(|(answer, _)| strictness(*answer));
+                    Call::If(rules)
+                },
+                |(_, answer, _)| Call::Always(*answer),
+            );
+            (answers[0].0, call)
+        });
+        Ok(calls.collect())
     }
 }
 
@@ -244,6 +256,25 @@ impl Condition {
     }
 }
 
+impl<'de> Deserialize<'de> for Called {
+    /// A document has some hundred names: none is kept.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl Visitor<'_> for Name {
+            type Value = Called;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a system call")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Called, E> {
+                Ok(Called(number(name)))
+            }
+        }
+        deserializer.deserialize_str(Name)
+    }
+}
+
 /// The number of a system call on this architecture, if it has one of that name.
 pub fn number(name: &str) -> Option<Sysno> {
     let number = name.parse().ok();
@@ -283,7 +314,7 @@ fn strictness(answer: u32) -> i32 {
 /// The first number of those that are answered alike, and how they are.
 type Range = (u32, Call);
 
-fn program(architecture: &Architecture, default: u32, calls: BTreeMap<u32, Call>) -> BpfProgram {
+fn program(architecture: &Architecture, default: u32, calls: Vec<(u32, Call)>) -> BpfProgram {
     let mut ranges: Vec<Range> = Vec::new();
     let mut from = |first: u32, call: Call| {
         // Nothing lies between one call and the next.

@@ -28,8 +28,8 @@ pub fn document(bytes: &[u8]) {
     if let Ok(name) = doc.name() {
         assert!(name.as_str().parse().is_ok_and(|again: Name| again == name));
     }
-    let is_new = |sbx: &serde_json::Map<_, _>| !sbx.contains_key("new");
-    if doc.get("sbx").and_then(|sbx| sbx.as_object()).is_some_and(is_new) {
+    let is_new = |sbx: serde_json::Map<_, _>| !sbx.contains_key("new");
+    if doc.read("sbx").is_ok_and(|sbx| sbx.is_some_and(is_new)) {
         let mut changed = doc.clone();
         changed.set("sbx.new", 1).expect("a place for it");
         assert_eq!(changed.read::<u8>("sbx.new").expect("a number"), Some(1));
