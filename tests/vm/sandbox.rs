@@ -59,3 +59,38 @@ fn a_sandbox_reads_what_etc_has_for_all_and_no_secret_and_a_service_reads_none_o
     }
     host.line("rm /etc/sbx-settings").ok();
 }
+
+#[test]
+fn an_ordinary_users_sandboxes_are_apart_and_have_limits() {
+    let host = Host::machine();
+    host.bash("useradd --create-home alice && systemctl start user@$(id -u alice).service").ok();
+    let alice = |script: &str| {
+        let line = "export XDG_RUNTIME_DIR=/run/user/$(id -u alice) HOME=/home/alice; cd &&
+            exec setpriv --reuid=alice --regid=alice --init-groups bash -c \"$0\"";
+        host.run(["bash", "-c", line, script], "")
+    };
+    let label = "virt-sandbox -- sh -c 'id -un; cat /proc/self/attr/current; stat -c \" %C\" /tmp'";
+    let shown = alice(label).ok().text();
+    let [first, second] = [&shown, &alice(label).ok().text()];
+    assert!(first.starts_with("alice\nsystem_u:system_r:sbx_sandbox_t:s0:c") && first.contains("sbx_file_t:s0:c"));
+    assert_ne!(first, second);
+    // What the one has written the other cannot read, though both are hers.
+    alice("mkdir shared && chcon -t sbx_file_t shared && virt-sandbox --bind shared -- sh -c 'echo mine >shared/mine'")
+        .ok();
+    let other = alice("virt-sandbox --bind shared -- cat shared/mine").assert_code(1);
+    assert!(other.stderr.contains("Permission denied"), "{other}");
+    let permissive = Permissive::new(&host);
+    assert_eq!(alice("virt-sandbox --bind shared -- cat shared/mine").ok().text(), "mine");
+    drop(permissive);
+
+    let memory = "head -c 90000000 /dev/zero | tail -c 90000000 | wc -c";
+    assert_eq!(alice(&format!("virt-sandbox --memory 1G -- sh -c '{memory}'")).ok().text(), "90000000");
+    assert_eq!(alice(&format!("virt-sandbox --memory 48M -- sh -c '{memory}'")).text(), "0");
+    let forks = alice("virt-sandbox --pids 20 -- sh -c 'for i in $(seq 30); do sleep 1 & done; wait'").assert_code(2);
+    assert!(forks.stderr.contains("Cannot fork"), "{forks}");
+    crate::until(
+        &host,
+        "[ -z \"$(find /run/user/*/sbx/run -mindepth 1; systemctl --user -M alice@ list-units --plain --no-legend '*.scope' 2>/dev/null)\" ]",
+    );
+    host.bash("systemctl stop user@$(id -u alice).service; userdel --remove alice").ok();
+}
