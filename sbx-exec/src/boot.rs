@@ -71,8 +71,8 @@ pub fn ask_to_end_with_us(Running { doc, .. }: &Running) -> Result<Connection> {
     let name = doc.name()?;
     let mut order = Document::new(&name);
     profile::fill_for_waiting(&mut order)?;
-    if let Some(label) = doc.get("process.selinuxLabel") {
-        order.set("process.selinuxLabel", label.clone())?;
+    if let Some(label) = doc.read::<String>("process.selinuxLabel")? {
+        order.set("process.selinuxLabel", label)?;
     }
     let null = null()?;
     let connection = Connection::open(&name)?;
