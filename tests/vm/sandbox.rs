@@ -63,7 +63,11 @@ fn a_sandbox_reads_what_etc_has_for_all_and_no_secret_and_a_service_reads_none_o
 #[test]
 fn an_ordinary_users_sandboxes_are_apart_and_have_limits() {
     let host = Host::machine();
-    host.bash("useradd --create-home alice && systemctl start user@$(id -u alice).service").ok();
+    // Of a login the service manager is told the directory by PAM.
+    let manager = "useradd --create-home alice && mkdir -p /run/systemd/system/user@.service.d &&
+        printf '[Service]\nEnvironment=XDG_RUNTIME_DIR=/run/user/%%i\n' >/run/systemd/system/user@.service.d/directory.conf &&
+        systemctl daemon-reload && systemctl start user@$(id -u alice).service";
+    host.bash(manager).ok();
     let alice = |script: &str| {
         let line = "export XDG_RUNTIME_DIR=/run/user/$(id -u alice) HOME=/home/alice; cd &&
             exec setpriv --reuid=alice --regid=alice --init-groups bash -c \"$0\"";
