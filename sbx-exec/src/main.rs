@@ -141,10 +141,7 @@ fn run_command(options: &mut Parser) -> Result<()> {
             "env" => command.env.push(options.value()?),
             _ if take(&mut wish, &arg, options)? => {}
             _ => match arg {
-                Argument::Operand(program) => {
-                    command.args.push(program);
-                    command.args.extend(options.raw_args()?);
-                }
+                Argument::Operand(program) => command.args = tool::command(program, options)?,
                 arg => source.take(arg, options)?,
             },
         }
@@ -193,21 +190,14 @@ fn boot_init(options: &mut Parser) -> Result<()> {
 }
 
 fn after_others(options: &mut Parser) -> Result<()> {
-    let mut command = Vec::new();
-    while let Some(arg) = tool::next(options)? {
-        match arg {
-            Argument::Operand(program) => {
-                command.push(program);
-                command.extend(options.raw_args()?);
-            }
-            arg => return Err(arg.unexpected()),
+    match tool::next(options)? {
+        Some(Argument::Operand(program)) => {
+            let Err(error) = after::after(&tool::command(program, options)?);
+            Err(error)
         }
+        Some(arg) => Err(arg.unexpected()),
+        None => Err(Usage("a command is missing".into()).into()),
     }
-    if command.is_empty() {
-        return Err(Usage("a command is missing".into()).into());
-    }
-    let Err(error) = after::after(&command);
-    Err(error)
 }
 
 fn stop_container(options: &mut Parser) -> Result<()> {

@@ -129,13 +129,7 @@ fn bind(source: &Bind, resolve: ResolveFlags) -> Result<OwnedFd> {
 pub fn without_ids(directories: &[PathBuf]) -> Result<Vec<(PathBuf, Error)>> {
     let users = namespace::unused_users(&Procfs::open()?, Ids::map(u32::from(u16::MAX), 1).as_bytes())?;
     let refused = directories.iter().filter_map(|path| {
-        let source = Bind {
-            path: path.clone(),
-            recursive: true,
-            device: None,
-            nobodys: false,
-            attributes: Attributes::default(),
-        };
+        let source = Bind::tree(path.clone(), Attributes::default());
         let tree = bind(&source, ResolveFlags::empty()).and_then(|tree| with_ids(tree, Some(&users)));
         tree.err().map(|error| (path.clone(), error))
     });

@@ -125,12 +125,8 @@ fn command(options: &mut Parser) -> Result<()> {
     let mut args: Vec<String> = Vec::new();
     while let Some(arg) = tool::next(options)? {
         match arg {
-            Argument::Operand(_) => {
-                args.push(arg.operand()?);
-                // Whatever follows the command is the command's.
-                for arg in options.raw_args()? {
-                    args.push(Argument::Operand(arg).operand()?);
-                }
+            Argument::Operand(program) => {
+                args = tool::command(program, options)?.into_iter().map(tool::parsed).collect::<Result<_>>()?;
             }
             Argument::Long(name) if name == "user" => user = Some(tool::value(options)?),
             arg => filter.take(arg, options)?,

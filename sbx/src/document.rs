@@ -48,7 +48,9 @@ impl Document {
         }
         let mut members: IndexMap<String, Node> = serde_json::from_slice(&bytes).context(what)?;
         // So that a field such as `linux.mountLabel` is found without reading through `linux` each time.
-        members.values_mut().for_each(|member| drop(member.open()));
+        for member in members.values_mut() {
+            member.open();
+        }
         Ok(Self(Node::Object(members)))
     }
 

@@ -233,6 +233,11 @@ pub fn parsed<T: FromStr<Err: fmt::Display>>(value: OsString) -> Result<T> {
     text.parse().map_err(|error: T::Err| Usage(error.to_string()).into())
 }
 
+/// The command that begins with an operand: whatever follows is its own.
+pub fn command(program: OsString, parser: &mut Parser) -> Result<Vec<OsString>> {
+    Ok([program].into_iter().chain(parser.raw_args()?).collect())
+}
+
 /// The one NAME that a verb such as `remove` takes, and nothing else.
 pub fn only_name(parser: &mut Parser) -> Result<Name> {
     name_and(parser, &mut [])

@@ -234,6 +234,11 @@ impl Change {
 }
 
 impl Bind {
+    /// A directory or file with what is mounted below it.
+    pub fn tree(path: PathBuf, attributes: Attributes) -> Self {
+        Self { path, recursive: true, device: None, nobodys: false, attributes }
+    }
+
     /// A device node. Read-only: the device can be written to all the same, but its owner and mode, which are the
     /// host's, cannot be changed. Not noexec, which would forbid to map /dev/zero executable.
     fn node(path: &str, major: u32, minor: u32) -> Self {
@@ -278,13 +283,7 @@ impl Plan {
         ensure!(root.is_absolute(), "root.path: {} is not absolute", root.display());
         let mut plan = Self {
             ids: owner.ids,
-            root: Bind {
-                path: root,
-                recursive: true,
-                device: None,
-                nobodys: false,
-                attributes: Attributes::of(&["rnodev"]),
-            },
+            root: Bind::tree(root, Attributes::of(&["rnodev"])),
             read_only_root: doc.read("root.readonly")?.unwrap_or(false),
             mounts: Vec::new(),
             first_links: if is_memory { links(&base)? } else { Vec::new() },
@@ -334,10 +333,11 @@ impl Plan {
             let label = owner.label.map(str::to_owned);
             self.push(
                 destination,
-                match (image, inside) {
-                    (true, _) => Source::Image(Image { path, kind, label, attributes }),
-                    (_, true) => Source::Inside(Bind { path, recursive, device: None, nobodys, attributes }),
-                    _ => Source::Bind(Bind { path, recursive, device: None, nobodys, attributes }),
+                if image {
+                    Source::Image(Image { path, kind, label, attributes })
+                } else {
+                    let bind = Bind { recursive, nobodys, ..Bind::tree(path, attributes) };
+                    if inside { Source::Inside(bind) } else { Source::Bind(bind) }
                 },
             );
         } else if kind == "cgroup" {
