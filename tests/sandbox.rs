@@ -189,6 +189,13 @@ fn nothing_is_left_however_it_ends() {
     host.bash(told).assert_code(5);
     host.bash("virt-sandbox -- bash -c 'sleep 1003 & disown; exit'").ok();
     host.assert_as(&before, "a process in the background");
+    // A service manager sends a signal to all that belongs to it.
+    let all = format!(
+        "virt-sandbox -n {name} --memory 64M -N dhcp -- sh -c 'echo; exec sleep 1004' >said &
+            until [ -s said ]; do sleep 0.05; done; rm said; kill -TERM -1; wait $!"
+    );
+    host.bash(&all).assert_code(143);
+    host.assert_as(&before, "a signal to all");
     // There is one of a name.
     let twice = format!(
         "virt-sandbox -n {name} -- sh -c 'echo; sleep 1; exit 7' >said & pid=$!; until [ -s said ]; do sleep 0.05; done

@@ -1,20 +1,26 @@
 //! What is done when others have ended, however they end.
 
 use anyhow::{Context, Result};
-use nix::unistd::setsid;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::{execvp, setsid};
+use sbx::sys;
 use std::convert::Infallible;
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
+use std::fs::File;
 use std::io::{copy, sink, stdin};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::os::unix::ffi::OsStringExt;
 
 /// Waits for the end of standard input, a pipe: until all who could write have ended. Then becomes the command, with the
-/// null device for its standard input. What is sent to the caller's process group, or by its terminal, does not reach it.
-pub fn after(command: &[OsString]) -> Result<Infallible> {
+/// null device for its standard input. What ends others, a signal to the caller's process group or its cgroup, by its
+/// terminal or by a service manager, ends neither of them.
+pub fn after(command: Vec<OsString>) -> Result<Infallible> {
     // Who leads a process group already is in none of the caller's.
     let _ = setsid();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None).context("cannot block signals")?;
     copy(&mut stdin(), &mut sink()).context("cannot read standard input")?;
-    let (program, arguments) = command.split_first().context("a command is missing")?;
-    let error = Command::new(program).args(arguments).stdin(Stdio::null()).exec();
-    Err(error).with_context(|| format!("cannot execute {}", program.display()))
+    let command = command.into_iter().map(|word| CString::new(word.into_vec()));
+    let command: Vec<CString> = command.collect::<Result<_, _>>().context("the command holds a NUL")?;
+    let program = command.first().context("a command is missing")?;
+    sys::place(File::open("/dev/null").context("cannot open /dev/null")?, 0)?;
+    execvp(program, &command).with_context(|| format!("cannot execute {}", program.to_string_lossy()))
 }

@@ -192,7 +192,7 @@ fn boot_init(options: &mut Parser) -> Result<()> {
 fn after_others(options: &mut Parser) -> Result<()> {
     match tool::next(options)? {
         Some(Argument::Operand(program)) => {
-            let Err(error) = after::after(&tool::command(program, options)?);
+            let Err(error) = after::after(tool::command(program, options)?);
             Err(error)
         }
         Some(arg) => Err(arg.unexpected()),

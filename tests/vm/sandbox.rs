@@ -89,7 +89,8 @@ fn an_ordinary_users_sandboxes_are_apart_and_have_limits() {
 
     let memory = "head -c 90000000 /dev/zero | tail -c 90000000 | wc -c";
     assert_eq!(alice(&format!("virt-sandbox --memory 1G -- sh -c '{memory}'")).ok().text(), "90000000");
-    assert_eq!(alice(&format!("virt-sandbox --memory 48M -- sh -c '{memory}'")).text(), "0");
+    // A service manager may end all of a scope then.
+    assert_ne!(alice(&format!("virt-sandbox --memory 48M -- sh -c '{memory}'")).text(), "90000000");
     let forks = alice("virt-sandbox --pids 20 -- sh -c 'for i in $(seq 30); do sleep 1 & done; wait'").assert_code(2);
     assert!(forks.stderr.contains("Cannot fork"), "{forks}");
     crate::until(
