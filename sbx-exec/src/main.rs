@@ -152,11 +152,11 @@ fn run_command(options: &mut Parser) -> Result<()> {
     }
     source.check_passed(&mut command)?;
     let mut running = source.running()?;
-    wish.map_or(Ok(()), |wish| profile::fill(&mut running.doc, &wish))?;
     let pid_file = pid_file.map(|path| PidFile::create(Path::new(&path))).transpose()?;
     // Open until this process has ended, however it ends. While the holder confines itself, so does this process what the
     // command is to be.
     let patron = ends.then(|| boot::ask_to_end_with_us(&running)).transpose()?;
+    wish.map_or(Ok(()), |wish| profile::fill(&mut running.doc, &wish))?;
     let confinement = Confinement::new(&running.doc)?;
     let _patron = patron.map(|patron| boot::ends_with_us(&running, patron)).transpose()?;
     Err(enter::run(&running, confinement, command, tty, pid_file, None)?.into())

@@ -62,8 +62,9 @@ enum Content<'a> {
     Tree(OwnedFd, ReadOnly),
     /// To be opened inside, once it is there.
     Inside(&'a Bind),
-    /// Checked; to be made inside, since it shows the namespaces in which it is made.
-    FileSystem(&'a FileSystem),
+    /// Configured, which the kernel has understood; to be made inside, and to be configured there once more if it shows
+    /// namespaces.
+    FileSystem(&'a FileSystem, OwnedFd),
 }
 
 impl<'a> Opened<'a> {
@@ -91,7 +92,7 @@ impl<'a> Opened<'a> {
                     .and_then(|tree| with_ids(tree, users))
                     .map(|tree| Content::Tree(tree, source.attributes.read_only())),
                 Source::Inside(source) => Ok(Content::Inside(source)),
-                Source::FileSystem(source) => source.configure().map(|_| Content::FileSystem(source)),
+                Source::FileSystem(source) => source.configure().map(|context| Content::FileSystem(source, context)),
             }
             .with_context(|| format!("cannot mount {mount}"))
         };
@@ -236,7 +237,10 @@ fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Res
         match content {
             Content::Tree(tree, read_only) => root.bind(&mount.destination, &tree, read_only).map(drop),
             Content::Inside(source) => root.bind_inside(&mount.destination, source),
-            Content::FileSystem(file_system) => root.make(&mount.destination, file_system),
+            Content::FileSystem(file_system, _) if file_system.shows_namespaces => {
+                file_system.configure().and_then(|context| root.make(&mount.destination, file_system, &context))
+            }
+            Content::FileSystem(file_system, context) => root.make(&mount.destination, file_system, &context),
         }
         .with_context(|| format!("cannot mount {mount}"))?;
     }

@@ -9,15 +9,16 @@ use sbx::passwd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// The file systems that a container may have, and how each takes an SELinux label.
-const KINDS: [(&str, Labelling); 7] = [
-    ("proc", Labelling::None),
-    ("sysfs", Labelling::None),
-    ("tmpfs", Labelling::Context),
-    ("devpts", Labelling::Context),
-    ("mqueue", Labelling::Root),
-    ("cgroup", Labelling::None),
-    ("cgroup2", Labelling::None),
+/// The file systems that a container may have, how each takes an SELinux label, and whether what it shows depends on the
+/// namespaces in which it is configured.
+const KINDS: [(&str, Labelling, bool); 7] = [
+    ("proc", Labelling::None, true),
+    ("sysfs", Labelling::None, true),
+    ("tmpfs", Labelling::Context, false),
+    ("devpts", Labelling::Context, false),
+    ("mqueue", Labelling::Root, true),
+    ("cgroup", Labelling::None, true),
+    ("cgroup2", Labelling::None, true),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,13 +66,15 @@ pub struct FileSystem {
     pub attributes: Attributes,
     parameters: Vec<Parameter>,
     root_label: Option<String>,
+    /// Whether it is to be configured in the namespaces in which it is to be.
+    pub shows_namespaces: bool,
 }
 
 impl FileSystem {
     /// One of `kind`, with parameters of the form `KEY` or `KEY=VALUE`.
     pub fn new(kind: &str, parameters: &[&str], attributes: Attributes, owner: Owner<'_>) -> Result<Self> {
-        let known = KINDS.iter().find(|(known, _)| *known == kind);
-        let (kind, labelling) = known.with_context(|| format!("type {kind:?} is not supported"))?;
+        let known = KINDS.iter().find(|(known, ..)| *known == kind);
+        let (kind, labelling, shows_namespaces) = *known.with_context(|| format!("type {kind:?} is not supported"))?;
         let parameter = |text: &&str| match text.split_once('=') {
             Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
             None => ((*text).to_owned(), None),
@@ -80,10 +83,10 @@ impl FileSystem {
         if let Some(ids) = owner.ids {
             own(kind, &mut parameters, ids)?;
         }
-        let label_for = |way| owner.label.filter(|_| *labelling == way).map(str::to_owned);
+        let label_for = |way| owner.label.filter(|_| labelling == way).map(str::to_owned);
         // Not quoted, as it would be for mount(8): here a comma separates nothing.
         parameters.extend(label_for(Labelling::Context).map(|label| ("context".to_owned(), Some(label))));
-        Ok(Self { kind, attributes, parameters, root_label: label_for(Labelling::Root) })
+        Ok(Self { kind, attributes, parameters, root_label: label_for(Labelling::Root), shows_namespaces })
     }
 
     /// A context with all parameters, which the kernel has understood: [`mount::configure`].
@@ -91,9 +94,9 @@ impl FileSystem {
         mount::configure(self.kind, Path::new(self.kind), &self.parameters)
     }
 
-    /// Makes it: a mount that is attached nowhere yet, and has no attributes yet.
-    pub fn make(&self) -> Result<OwnedFd> {
-        let mount = mount::create(&self.configure()?)?;
+    /// Makes it of its context: a mount that is attached nowhere yet, and has no attributes yet.
+    pub fn make(&self, context: &OwnedFd) -> Result<OwnedFd> {
+        let mount = mount::create(context)?;
         if let Some(label) = &self.root_label {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             openat(&mount, ".", flags, Mode::empty())

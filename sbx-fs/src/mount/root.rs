@@ -61,7 +61,7 @@ impl<'a> Mask<'a> {
     }
 
     fn directory(&self) -> Result<OwnedFd> {
-        let cover = self.empty.make()?;
+        let cover = self.empty.make(&self.empty.configure()?)?;
         self.empty.attributes.apply(&cover, 0)?;
         Ok(cover)
     }
@@ -97,8 +97,8 @@ impl Root {
     }
 
     /// Makes a file system and mounts it. Its attributes are set by [`Root::complete`].
-    pub fn make(&mut self, destination: &Path, file_system: &FileSystem) -> Result<()> {
-        let tree = file_system.make()?;
+    pub fn make(&mut self, destination: &Path, file_system: &FileSystem, context: &OwnedFd) -> Result<()> {
+        let tree = file_system.make(context)?;
         let id = self.bind(destination, &tree, file_system.attributes.read_only())?;
         self.own.insert(id);
         self.incomplete.push((tree, file_system.attributes.clone()));
