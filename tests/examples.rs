@@ -208,7 +208,7 @@ fn customers_have_pages_ports_and_limits_of_their_own() {
     let host = Host::new();
     host.line("ip link set lo up").ok();
     let name = host.name("c");
-    let customers = [("tea", 256 << 20, 100), ("honey", 512 << 20, 200), ("milk", 192 << 20, 50)];
+    let customers = [("tea", 256 << 20, 200), ("honey", 512 << 20, 400), ("milk", 192 << 20, 150)];
     let pages = customers.map(|(customer, _, _)| format!("the page of {name}-{customer}"));
     let limits = customers.map(|(customer, memory, pids)| format!(r#"["{name}-{customer}",{memory},{pids}]"#));
     let outcome = example(&host, "customers", &[&name]).ok();
