@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::fmt;
+use std::io::Write;
 
 /// The version of the OCI runtime specification that our fields follow; the crun of Debian 12 refuses a later one.
 const OCI_VERSION: &str = "1.1.0";
@@ -31,6 +32,9 @@ enum Node {
 }
 
 impl Document {
+    /// How many bytes hold most documents.
+    pub const USUAL: usize = 64 << 10;
+
     /// A new document that holds a name and nothing else.
     pub fn new(name: &Name) -> Self {
         Self(json!({ "ociVersion": OCI_VERSION, "sbx": { "name": name.as_str() } }).into())
@@ -46,17 +50,18 @@ impl Document {
             let value: Value = serde_json::from_slice(&bytes).context(what)?;
             bytes = value.to_string().into_bytes().into();
         }
-        let mut members: IndexMap<String, Node> = serde_json::from_slice(&bytes).context(what)?;
+        let members: IndexMap<String, &RawValue> = serde_json::from_slice(&bytes).context(what)?;
         // So that a field such as `linux.mountLabel` is found without reading through `linux` each time.
-        for member in members.values_mut() {
-            member.open();
-        }
-        Ok(Self(Node::Object(members)))
+        let members = members.into_iter().map(|(key, text)| (key, Node::opened(text.get())));
+        Ok(Self(Node::Object(members.collect())))
     }
 
     /// The document as one line of JSON, with its newline.
     pub fn to_line(&self) -> Vec<u8> {
-        format!("{}\n", self.0).into_bytes()
+        let mut line = Vec::with_capacity(Self::USUAL);
+        // To memory, which takes all.
+        let _ = writeln!(line, "{}", self.0);
+        line
     }
 
     /// The container's name, `sbx.name`.
@@ -77,9 +82,12 @@ impl Document {
     /// The value at `path` as a type of the caller's; an error names the path.
     pub fn read<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
         let Some(text) = self.get(path) else { return Ok(None) };
-        // The error about a value has no line and column, which would be those of a text that nobody has seen.
-        let from_value = |_| serde_json::from_str::<Value>(&text).and_then(T::deserialize);
-        serde_json::from_str(&text).or_else(from_value).map(Some).with_context(|| path.to_owned())
+        let value = serde_json::from_str(&text).map_err(|error| {
+            // Nobody has seen the text whose line and column it tells.
+            let text = error.to_string();
+            anyhow!("{}", text.rsplit_once(" at line ").map_or(&*text, |(what, _)| what))
+        });
+        value.map(Some).with_context(|| path.to_owned())
     }
 
     /// Like [`Document::read`], where the field must be there.
@@ -124,10 +132,15 @@ impl Node {
         matches!(self, Self::Text(text) if **text == *"null")
     }
 
+    /// An object's members, or the text of anything else.
+    fn opened(text: &str) -> Self {
+        serde_json::from_str(text).map_or_else(|_| Self::Text(text.into()), Self::Object)
+    }
+
     /// The members of an object. What was text until now is taken apart.
     fn open(&mut self) -> Option<&mut IndexMap<String, Node>> {
         if let Self::Text(text) = self {
-            *self = Self::Object(serde_json::from_str(text).ok()?);
+            *self = Self::opened(text);
         }
         if let Self::Object(members) = self { Some(members) } else { None }
     }

@@ -167,7 +167,7 @@ pub fn read_document() -> Result<Document> {
     if stdin.is_terminal() {
         return Err(Usage("stdin is a terminal: pipe a document in".into()).into());
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(Document::USUAL);
     stdin.read_to_end(&mut bytes).context("cannot read stdin")?;
     parse(&bytes)
 }

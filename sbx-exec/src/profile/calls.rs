@@ -121,6 +121,10 @@ const TERMINAL_IOCTLS: [u32; 2] = [0x5412, 0x541c];
 /// Socket families that no network namespace contains.
 const REFUSED_FAMILIES: [u32; 2] = [AF_ALG as u32, AF_VSOCK as u32];
 
+/// Socket families, and protocols of netlink, are numbers of so many bits (AF_MAX, MAX_LINKS): larger ones do not exist.
+const FAMILY_BITS: u32 = 6;
+const PROTOCOL_BITS: u32 = 5;
+
 const NETLINK: u32 = AF_NETLINK as u32;
 const NETLINK_AUDIT: u32 = libc::NETLINK_AUDIT as u32;
 
@@ -180,7 +184,7 @@ pub fn filter(capabilities: &CapsHashSet, is_strict: bool) -> Value {
         rules.push(only_if(allow(&["clone"]), &[(0, NAMESPACE_FLAGS.iter().sum(), 0)]));
         rules.extend(NAMESPACE_FLAGS.map(|flag| only_if(refuse(&["clone"]), &[(0, flag, flag)])));
     }
-    rules.extend(all_but(1, &TERMINAL_IOCTLS).map(|other| only_if(allow(&["ioctl"]), &[other])));
+    rules.extend(all_but(1, &TERMINAL_IOCTLS, u32::BITS).map(|other| only_if(allow(&["ioctl"]), &[other])));
     rules.extend(TERMINAL_IOCTLS.map(|request| only_if(refuse(&["ioctl"]), &[is(1, request)])));
 
     let socket = |conditions: &[Condition]| only_if(allow(&["socket"]), conditions);
@@ -189,8 +193,9 @@ pub fn filter(capabilities: &CapsHashSet, is_strict: bool) -> Value {
         rules.push(socket(&[is(0, NETLINK), is(2, libc::NETLINK_ROUTE as u32)]));
     } else {
         let [alg, vsock] = REFUSED_FAMILIES;
-        rules.extend(all_but(0, &[alg, vsock, NETLINK]).map(|family| socket(&[family])));
-        rules.extend(all_but(2, &[NETLINK_AUDIT]).map(|protocol| socket(&[is(0, NETLINK), protocol])));
+        rules.extend(all_but(0, &[alg, vsock, NETLINK], FAMILY_BITS).map(|family| socket(&[family])));
+        let protocols = all_but(2, &[NETLINK_AUDIT], PROTOCOL_BITS);
+        rules.extend(protocols.map(|protocol| socket(&[is(0, NETLINK), protocol])));
     }
     rules.extend(REFUSED_FAMILIES.map(|family| only_if(refuse(&["socket"]), &[is(0, family)])));
     let audit = [is(0, NETLINK), is(2, NETLINK_AUDIT)];
@@ -219,10 +224,10 @@ fn of_rules(rules: &[Value]) -> Value {
     })
 }
 
-/// Conditions of which one, and no other, holds for an argument that is none of these values: it has the upper bits of one
-/// of them down to a bit that is not as in any.
-fn all_but(index: u32, values: &[u32]) -> impl Iterator<Item = Condition> {
-    let branches = (0..u32::BITS).flat_map(|bit| values.iter().map(move |value| (u32::MAX << bit, value ^ (1 << bit))));
+/// Conditions of which one, and no other, holds for an argument of so many bits that is none of these values: it has the upper
+/// bits of one of them down to a bit that is not as in any.
+fn all_but(index: u32, values: &[u32], bits: u32) -> impl Iterator<Item = Condition> {
+    let branches = (0..bits).flat_map(|bit| values.iter().map(move |value| (u32::MAX << bit, value ^ (1 << bit))));
     let others = branches.map(|(mask, value)| (index, mask, value & mask));
     let apart = others.filter(|(_, mask, other)| values.iter().all(|value| value & mask != *other));
     apart.collect::<BTreeSet<_>>().into_iter()
@@ -291,11 +296,14 @@ mod tests {
     #[test]
     fn all_but_some_values_are_covered_once() {
         let excluded = [38, 40, 16];
-        let conditions: Vec<Condition> = all_but(0, &excluded).collect();
-        let near = (0..0x1_0000).chain((0..32).flat_map(|bit| excluded.map(|value| value ^ (1 << bit))));
-        for value in near.chain([u32::MAX]) {
-            let holding = conditions.iter().filter(|(_, mask, left)| value & mask == *left).count();
-            assert_eq!(holding, usize::from(!excluded.contains(&value)), "{value}");
+        for bits in [6, 32] {
+            let conditions: Vec<Condition> = all_but(0, &excluded, bits).collect();
+            let near = (0..0x1_0000).chain((0..32).flat_map(|bit| excluded.map(|value| value ^ (1 << bit))));
+            for value in near.chain([u32::MAX]) {
+                let holding = conditions.iter().filter(|(_, mask, left)| value & mask == *left).count();
+                let expected = !excluded.contains(&value) && u64::from(value) < 1 << bits;
+                assert_eq!(holding, usize::from(expected), "{value}");
+            }
         }
     }
 
