@@ -252,6 +252,7 @@ fn limited(limits: Option<Value>, wishes: &[Limit]) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sbx::confine::Confinement;
 
     fn filled(text: &str, wish: Wish) -> Document {
         let mut doc = Document::parse(text.as_bytes()).expect("document");
@@ -317,7 +318,7 @@ mod tests {
             assert!(bad.parse::<Limit>().is_err(), "{bad}");
         }
         let unknown = Wish { limits: vec!["nosuch=1".parse().expect("a limit")], ..Wish::default() };
-        assert!(fill(&mut Document::new(&"a".parse().expect("name")), &unknown).is_err());
+        assert!(Confinement::new(&filled(EMPTY, unknown)).is_err());
     }
 
     #[test]
