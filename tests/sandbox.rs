@@ -131,6 +131,25 @@ fn what_is_bound_is_the_hosts_and_what_is_included_is_copied_from_inside() {
 }
 
 #[test]
+fn what_libvirt_sandbox_took_works_as_it_was_typed() {
+    let host = Host::new();
+    host.bash("mkdir -p home/scratch demo/tmp; for file in foo bar; do echo $file >home/scratch/$file; done").ok();
+    let typed = "export HOME=$PWD/home; echo 'cd $HOME && cat scratch/foo scratch/bar && echo kept >new' |
+        virt-sandbox -c lxc:/// -m host-bind:$HOME=$HOME/scratch -i $HOME/scratch/foo -i $HOME/scratch/bar /bin/sh";
+    assert_eq!(host.bash(typed).ok().text(), "foo\nbar");
+    assert_eq!(host.bash("cat home/scratch/new home/scratch/scratch/foo").ok().text(), "kept\nfoo");
+    host.bash("virt-sandbox -m host-bind:/tmp=$PWD/demo/tmp /bin/touch /tmp/x && [ -e demo/tmp/x ]").ok();
+    assert_eq!(
+        host.line("virt-sandbox -m ram:/tmp=500M /bin/df --output=size /tmp").ok().text(),
+        "1K-blocks\n   512000"
+    );
+    for network in ["dhcp,source=default", "address=192.168.122.1/24%192.168.122.255", "address=2001:212::204:2/64"] {
+        let links = host.line(&format!("virt-sandbox -N {network} /bin/ls /sys/class/net")).ok().text();
+        assert_eq!(links, "eth0\nlo", "{network}");
+    }
+}
+
+#[test]
 fn another_root_takes_the_place_of_the_hosts() {
     let host = Host::new();
     let make = "mkdir -p other/{usr,etc,srv,var/lib/d} && mount --bind /usr other/usr && echo of the other >other/etc/which &&
