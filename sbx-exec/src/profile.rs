@@ -174,19 +174,15 @@ pub fn fill(doc: &mut Document, wish: &Wish) -> Result<()> {
     let capabilities = capabilities.filter(|_| wish.capabilities.is_empty()).unwrap_or_else(|| sets(&held));
 
     let no_new_privs = wish.no_new_privs.map(|switch| json!(switch == Switch::On)).or(no_new_privs);
-    let seccomp = match &wish.seccomp {
-        Some(Filter::Default) => None,
-        Some(Filter::None) => Some(json!({ "defaultAction": "SCMP_ACT_ALLOW" })),
-        Some(Filter::File(path)) => Some(file::filter(path, &held)?),
-        None => seccomp,
-    };
-    let values = [
-        capabilities,
-        no_new_privs.unwrap_or(json!(true)),
-        limited(limits, &wish.limits)?,
-        seccomp.unwrap_or_else(|| calls::filter(&held, is_strict)),
-    ];
-    FIELDS.iter().zip(values).try_for_each(|(field, value)| doc.set(field, value))?;
+    doc.set("process.capabilities", capabilities)?;
+    doc.set("process.noNewPrivileges", no_new_privs.unwrap_or(json!(true)))?;
+    doc.set("process.rlimits", limited(limits, &wish.limits)?)?;
+    match (&wish.seccomp, seccomp) {
+        (Some(Filter::None), _) => doc.set("linux.seccomp", json!({ "defaultAction": "SCMP_ACT_ALLOW" })),
+        (Some(Filter::File(path)), _) => doc.set("linux.seccomp", file::filter(path, &held)?),
+        (None, Some(seccomp)) => doc.set("linux.seccomp", seccomp),
+        (None | Some(Filter::Default), _) => doc.set("linux.seccomp", calls::filter(&held, is_strict)),
+    }?;
     if wish.no_new_privs == Some(Switch::Off) {
         tool::say("sbx-exec", "no_new_privs is off: programs inside may gain what their files give them");
     }

@@ -7,8 +7,8 @@
 use crate::Name;
 use anyhow::{Context, Result, anyhow};
 use indexmap::IndexMap;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -96,7 +96,7 @@ impl Document {
     }
 
     /// Writes a value at `path` and makes the objects that lead there. What stood there is replaced in place.
-    pub fn set(&mut self, path: &str, value: impl Into<Value>) -> Result<()> {
+    pub fn set(&mut self, path: &str, value: impl Serialize) -> Result<()> {
         let mut place = &mut self.0;
         for key in path.split('.') {
             if place.is_null() {
@@ -105,7 +105,7 @@ impl Document {
             let object = place.open().with_context(|| format!("{path}: a parent is not an object"))?;
             place = object.entry(key.to_owned()).or_insert_with(|| Value::Null.into());
         }
-        *place = value.into().into();
+        *place = Node::Text(serde_json::to_string(&value).with_context(|| path.to_owned())?.into());
         Ok(())
     }
 
@@ -134,7 +134,9 @@ impl Node {
 
     /// An object's members, or the text of anything else.
     fn opened(text: &str) -> Self {
-        serde_json::from_str(text).map_or_else(|_| Self::Text(text.into()), Self::Object)
+        // Not tried in vain: to say where a text is wrong takes longer than to read it.
+        let members = if text.starts_with('{') { serde_json::from_str(text).ok() } else { None };
+        members.map_or_else(|| Self::Text(text.into()), Self::Object)
     }
 
     /// The members of an object. What was text until now is taken apart.

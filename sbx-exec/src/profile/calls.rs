@@ -2,7 +2,7 @@
 
 use caps::{Capability, CapsHashSet};
 use nix::libc::{self, AF_ALG, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_VSOCK};
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::collections::BTreeSet;
 
 /// The system calls that are let through, whatever their arguments. One that is in neither list, such as clone3, whose flags a filter cannot
@@ -131,19 +131,52 @@ const NETLINK_AUDIT: u32 = libc::NETLINK_AUDIT as u32;
 /// What an argument of 32 bits is: the number of it, a mask, and what is left of it under that mask.
 type Condition = (u32, u32, u32);
 
+const ALLOW: &str = "SCMP_ACT_ALLOW";
+const REFUSE: &str = "SCMP_ACT_ERRNO";
+
+/// `linux.seccomp` as the OCI runtime specification has it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Filter {
+    default_action: &'static str,
+    default_errno_ret: i32,
+    architectures: [String; 1],
+    syscalls: Vec<Rule>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Rule {
+    names: Vec<&'static str>,
+    action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errno_ret: Option<i32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    args: Vec<Argument>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Argument {
+    index: u32,
+    value: u32,
+    value_two: u32,
+    op: &'static str,
+}
+
 /// The filter for who has these capabilities. No two of its rules answer one call differently, so that all who read it
 /// agree on what it says (docs/decisions/0005-one-filter.md).
-pub fn filter(capabilities: &CapsHashSet, is_strict: bool) -> Value {
+pub fn filter(capabilities: &CapsHashSet, is_strict: bool) -> Filter {
     let names = |text: &'static str| text.split_ascii_whitespace();
-    let allow = |names: &[&str]| json!({ "names": names, "action": "SCMP_ACT_ALLOW" });
-    let fail = |names: &[&str], errno: i32| json!({ "names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": errno });
-    let refuse = |names: &[&str]| fail(names, libc::EPERM);
-    let only_if = |mut rule: Value, conditions: &[Condition]| {
-        let args = conditions.iter().map(|(index, mask, value)| {
-            json!({ "index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ" })
+    let refuse = |names: &[&'static str]| fail(names, libc::EPERM);
+    let only_if = |rule: Rule, conditions: &[Condition]| {
+        let args = conditions.iter().map(|(index, mask, value)| Argument {
+            index: *index,
+            value: *mask,
+            value_two: *value,
+            op: "SCMP_CMP_MASKED_EQ",
         });
-        rule["args"] = args.collect();
-        rule
+        Rule { args: args.collect(), ..rule }
     };
     let is = |index: u32, value: u32| (index, u32::MAX, value);
     let mut allowed: BTreeSet<&str> = names(ALLOWED).collect();
@@ -205,23 +238,31 @@ pub fn filter(capabilities: &CapsHashSet, is_strict: bool) -> Value {
         // No audit from inside. PAM takes it well that there is none, but not that it is refused.
         only_if(fail(&["socket"], libc::EAFNOSUPPORT), &audit)
     });
-    of_rules(&rules)
+    of_rules(rules)
 }
 
 /// The filter for who waits, and nothing else.
-pub fn for_waiting() -> Value {
+pub fn for_waiting() -> Filter {
     let names: Vec<&str> = WAITING.split_ascii_whitespace().collect();
-    of_rules(&[json!({ "names": names, "action": "SCMP_ACT_ALLOW" })])
+    of_rules(vec![allow(&names)])
 }
 
 /// A filter of these rules. What is in none does not exist.
-fn of_rules(rules: &[Value]) -> Value {
-    json!({
-        "defaultAction": "SCMP_ACT_ERRNO",
-        "defaultErrnoRet": libc::ENOSYS,
-        "architectures": [format!("SCMP_ARCH_{}", std::env::consts::ARCH.to_uppercase())],
-        "syscalls": rules,
-    })
+fn of_rules(syscalls: Vec<Rule>) -> Filter {
+    Filter {
+        default_action: REFUSE,
+        default_errno_ret: libc::ENOSYS,
+        architectures: [format!("SCMP_ARCH_{}", std::env::consts::ARCH.to_uppercase())],
+        syscalls,
+    }
+}
+
+fn allow(names: &[&'static str]) -> Rule {
+    Rule { names: names.to_vec(), action: ALLOW, errno_ret: None, args: Vec::new() }
+}
+
+fn fail(names: &[&'static str], errno: i32) -> Rule {
+    Rule { names: names.to_vec(), action: REFUSE, errno_ret: Some(errno), args: Vec::new() }
 }
 
 /// Conditions of which one, and no other, holds for an argument of so many bits that is none of these values: it has the upper
@@ -238,17 +279,11 @@ mod tests {
     use super::*;
     use syscalls::{aarch64, x86_64};
 
-    /// The names of a rule without conditions, by its action.
-    fn unconditional(filter: &Value, action: &str) -> BTreeSet<String> {
-        let rules = filter["syscalls"].as_array().expect("rules").iter();
-        let plain = rules.filter(|rule| rule["action"] == action && rule.get("args").is_none());
-        let names = plain.flat_map(|rule| rule["names"].as_array().expect("names"));
-        names.map(|name| name.as_str().expect("a name").to_owned()).collect()
-    }
-
-    fn of(capabilities: &[Capability], is_strict: bool) -> [BTreeSet<String>; 2] {
-        let filter = filter(&capabilities.iter().copied().collect(), is_strict);
-        ["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"].map(|action| unconditional(&filter, action))
+    /// The names of rules without conditions, by their action.
+    fn of(capabilities: &[Capability], is_strict: bool) -> [BTreeSet<&'static str>; 2] {
+        let rules = filter(&capabilities.iter().copied().collect(), is_strict).syscalls;
+        let plain = |action| rules.iter().filter(move |rule| rule.action == action && rule.args.is_empty());
+        [ALLOW, REFUSE].map(|action| plain(action).flat_map(|rule| rule.names.iter().copied()).collect())
     }
 
     #[test]
@@ -269,8 +304,7 @@ mod tests {
         let [plain, _] = of(&[], false);
         for (capability, calls) in GATED {
             let [allowed, refused] = of(&[capability], false);
-            let more: Vec<&str> =
-                allowed.difference(&plain).map(String::as_str).filter(|call| *call != "clone").collect();
+            let more: Vec<&str> = allowed.difference(&plain).copied().filter(|call| *call != "clone").collect();
             let mut expected: Vec<&str> = calls.split_ascii_whitespace().collect();
             expected.sort_unstable();
             assert_eq!(more, expected, "{capability}");
@@ -287,7 +321,7 @@ mod tests {
     #[test]
     fn without_its_capability_nobody_gives_a_file_an_id_of_its_own() {
         let ([all, _], [some, refused]) = (of(&[Capability::CAP_FSETID], false), of(&[], false));
-        let without: BTreeSet<&str> = all.difference(&some).map(String::as_str).collect();
+        let without: BTreeSet<&str> = all.difference(&some).copied().collect();
         let modes = MODES.iter().map(|(call, _)| *call).chain(OPENS.iter().map(|(call, ..)| *call));
         assert_eq!(without, modes.chain(["openat2"]).collect());
         assert!(refused.is_disjoint(&all));
