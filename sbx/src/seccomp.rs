@@ -11,11 +11,8 @@
 //! calls of i386, and those of x32, whose numbers have a bit more.
 
 use crate::sys;
-use anyhow::{Context, Result, bail, ensure};
-use nix::libc;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule, sock_filter,
-};
+use anyhow::{Context, Result, ensure};
+use nix::libc::{self, sock_filter};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeSet;
@@ -39,6 +36,11 @@ const ARCHITECTURES: [Architecture; 2] = [
     Architecture { name: "x86_64", oci: "SCMP_ARCH_X86_64", audit: 0xc000_003e, foreign: Some(0x4000_0000) },
     Architecture { name: "aarch64", oci: "SCMP_ARCH_AARCH64", audit: 0xc000_00b7, foreign: None },
 ];
+
+/// Where `struct seccomp_data` of linux/seccomp.h has the number, the architecture, and the arguments of 64 bits.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ARGUMENTS: u32 = 16;
 
 /// The highest errno that a filter can give (`MAX_ERRNO` of linux/err.h).
 const MAX_ERRNO: u32 = 4095;
@@ -136,15 +138,15 @@ enum Flag {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Empty where there is nothing to filter.
-    pub program: BpfProgram,
+    pub program: Vec<sock_filter>,
     /// `SECCOMP_FILTER_FLAG_*` of seccomp(2).
     pub flags: libc::c_ulong,
 }
 
-/// The rules of one call: each with its answer.
-enum Call {
+/// What a call is answered: always, or by the first of these whose conditions hold, or else by default.
+enum Call<'a> {
     Always(u32),
-    If(Vec<(u32, BpfProgram)>),
+    If(Vec<(u32, &'a [Condition])>),
 }
 
 impl Filter {
@@ -184,33 +186,32 @@ impl Seccomp {
     }
 
     /// What each call is answered, where a rule says so, in the order of their numbers.
-    fn calls(&self, default: u32) -> Result<Vec<(u32, Call)>> {
+    fn calls(&self, default: u32) -> Result<Vec<(u32, Call<'_>)>> {
         let mut answers = Vec::new();
         for rule in &self.syscalls {
             // What the tables of this architecture do not have cannot be called by that name.
             let calls = rule.names.iter().filter_map(|name| name.0);
             let name = || calls.clone().next().map_or("a rule", |call| call.name());
             let answer = answer(rule.action, rule.errno_ret).with_context(name)?;
-            let conditions = rule.conditions().with_context(name)?;
+            let unknown = rule.args.iter().map(|condition| condition.index).find(|index| *index > 5);
+            ensure!(unknown.is_none(), "{}: a system call has no argument {}", name(), unknown.unwrap_or_default());
             if answer != default {
-                answers.extend(calls.map(|call| (call.id() as u32, answer, conditions.clone())));
+                answers.extend(calls.map(|call| (call.id() as u32, answer, rule)));
             }
         }
         // Those of one call stay in the order of their rules.
         answers.sort_by_key(|(number, ..)| *number);
         let calls = answers.chunk_by(|(one, ..), (next, ..)| one == next).map(|answers| {
-            let always = answers.iter().find(|(.., conditions)| conditions.is_empty());
-            let call = always.map_or_else(
-                || {
-                    let mut rules: Vec<_> = answers
-                        .iter()
-                        .flat_map(|(_, answer, conditions)| conditions.iter().map(|rule| (*answer, rule.clone())))
-                        .collect();
+            let call = match answers.iter().find(|(.., rule)| rule.args.is_empty()) {
+                Some((_, answer, _)) => Call::Always(*answer),
+                None => {
+                    let rules = answers.iter().map(|(_, answer, rule)| (*answer, rule.alternatives()));
+                    let mut rules: Vec<_> =
+                        rules.flat_map(|(answer, all)| all.map(move |conditions| (answer, conditions))).collect();
                     rules.sort_by_key(|(answer, _)| strictness(*answer));
                     Call::If(rules)
-                },
-                |(_, answer, _)| Call::Always(*answer),
-            );
+                }
+            };
             (answers[0].0, call)
         });
         Ok(calls.collect())
@@ -218,41 +219,37 @@ impl Seccomp {
 }
 
 impl Rule {
-    /// The alternatives of its conditions; none if it has no condition.
-    fn conditions(&self) -> Result<Vec<BpfProgram>> {
-        let conditions = self.args.iter().map(Condition::compile).collect::<Result<Vec<_>>>()?;
+    /// What holds alternatively: all of its conditions together, or each, if there are several on one argument.
+    fn alternatives(&self) -> impl Iterator<Item = &[Condition]> {
         let indexes: BTreeSet<u8> = self.args.iter().map(|condition| condition.index).collect();
-        let rules = if indexes.len() < self.args.len() {
-            conditions.into_iter().map(|condition| vec![condition]).collect()
-        } else {
-            Vec::from_iter(Some(conditions).filter(|conditions| !conditions.is_empty()))
-        };
-        rules.into_iter().map(|conditions| Ok(SeccompRule::new(conditions)?.into())).collect()
+        self.args.chunks(if indexes.len() < self.args.len() { 1 } else { indexes.len() })
     }
 }
 
 impl Condition {
-    fn compile(&self) -> Result<SeccompCondition> {
-        let mut length = SeccompCmpArgLen::Qword;
-        let (op, value) = match self.op {
-            Op::Ne => (SeccompCmpOp::Ne, self.value),
-            Op::Lt => (SeccompCmpOp::Lt, self.value),
-            Op::Le => (SeccompCmpOp::Le, self.value),
-            Op::Eq => (SeccompCmpOp::Eq, self.value),
-            Op::Ge => (SeccompCmpOp::Ge, self.value),
-            Op::Gt => (SeccompCmpOp::Gt, self.value),
+    /// Goes on behind it if it holds, and else skips so many instructions there.
+    fn compile(&self, skipped: u8) -> Vec<sock_filter> {
+        let is_negated = matches!(self.op, Op::Ne | Op::Lt | Op::Le);
+        let (holds, fails) = if is_negated { (skipped, 0) } else { (0, skipped) };
+        let (mask, value) = match self.op {
             // The mask is the first value, what is left of the argument is compared with the second.
-            Op::MaskedEq => {
-                if self.value <= u32::MAX.into() {
-                    length = SeccompCmpArgLen::Dword;
-                }
-                (SeccompCmpOp::MaskedEq(self.value), self.value_two.unwrap_or_default() & self.value)
-            }
+            Op::MaskedEq => (self.value, self.value_two.unwrap_or_default() & self.value),
+            _ => (u64::MAX, self.value),
         };
-        if self.index > 5 {
-            bail!("a system call has no argument {}", self.index);
+        let [(low_mask, low), (high_mask, high)] = [0, 32].map(|bits| ((mask >> bits) as u32, (value >> bits) as u32));
+        // Instructions take 32 bits; of an argument the lower come first, on each of the architectures.
+        let at = ARGUMENTS + 8 * u32::from(self.index);
+        let is_above = [load(at + 4), jump(libc::BPF_JGT, high, 3 + holds, 0), jump(libc::BPF_JEQ, high, 0, 2 + fails)];
+        let is_order = |last: u32| [&is_above[..], &[load(at), jump(last, low, holds, fails)]].concat();
+        match self.op {
+            Op::Lt | Op::Ge => is_order(libc::BPF_JGE),
+            Op::Le | Op::Gt => is_order(libc::BPF_JGT),
+            Op::Eq | Op::Ne | Op::MaskedEq => {
+                let is_high = [load(at + 4), and(high_mask), jump(libc::BPF_JEQ, high, 0, 3 + fails)];
+                let is_low = [load(at), and(low_mask), jump(libc::BPF_JEQ, low, holds, fails)];
+                if high_mask == 0 { is_low.to_vec() } else { [is_high, is_low].concat() }
+            }
         }
-        Ok(SeccompCondition::new(self.index, length, op, value)?)
     }
 }
 
@@ -290,20 +287,21 @@ fn native() -> Result<&'static Architecture> {
 /// What the kernel takes for an answer: an action and 16 bits of its data.
 fn answer(action: Action, errno: Option<u32>) -> Result<u32> {
     let errno = errno.unwrap_or(libc::EPERM as u32);
-    Ok(u32::from(match action {
-        Action::Allow => SeccompAction::Allow,
-        Action::Log => SeccompAction::Log,
+    Ok(match action {
+        Action::Allow => libc::SECCOMP_RET_ALLOW,
+        Action::Log => libc::SECCOMP_RET_LOG,
         Action::Trace => {
-            SeccompAction::Trace(u16::try_from(errno).with_context(|| format!("no such data: {errno}"))?.into())
+            ensure!(errno <= libc::SECCOMP_RET_DATA, "no such data: {errno}");
+            libc::SECCOMP_RET_TRACE | errno
         }
         Action::Errno => {
             ensure!(errno <= MAX_ERRNO, "no such errno: {errno}");
-            SeccompAction::Errno(errno)
+            libc::SECCOMP_RET_ERRNO | errno
         }
-        Action::Trap => SeccompAction::Trap,
-        Action::KillThread => SeccompAction::KillThread,
-        Action::KillProcess => SeccompAction::KillProcess,
-    }))
+        Action::Trap => libc::SECCOMP_RET_TRAP,
+        Action::KillThread => libc::SECCOMP_RET_KILL_THREAD,
+        Action::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+    })
 }
 
 /// The kernel's own order of answers: the lower the stricter.
@@ -311,12 +309,10 @@ fn strictness(answer: u32) -> i32 {
     (answer & libc::SECCOMP_RET_ACTION_FULL) as i32
 }
 
-/// The first number of those that are answered alike, and how they are.
-type Range = (u32, Call);
-
-fn program(architecture: &Architecture, default: u32, calls: Vec<(u32, Call)>) -> BpfProgram {
-    let mut ranges: Vec<Range> = Vec::new();
-    let mut from = |first: u32, call: Call| {
+fn program(architecture: &Architecture, default: u32, calls: Vec<(u32, Call)>) -> Vec<sock_filter> {
+    // Each is the first number of those that are answered alike.
+    let mut ranges = Vec::new();
+    let mut from = |first: u32, call| {
         // Nothing lies between one call and the next.
         ranges.pop_if(|(last, _)| *last == first);
         match (ranges.last(), &call) {
@@ -333,52 +329,56 @@ fn program(architecture: &Architecture, default: u32, calls: Vec<(u32, Call)>) -
         from(foreign, Call::Always(libc::SECCOMP_RET_KILL_PROCESS));
         from(NO_CALL, Call::Always(default));
     }
-    let kill = give(libc::SECCOMP_RET_KILL_PROCESS);
-    let mut program = vec![load(4), unless(libc::BPF_JEQ, architecture.audit, 1), skip(1), kill, load(0)];
-    program.extend(search(&ranges, default));
-    program
+    let is_native = jump(libc::BPF_JEQ, architecture.audit, 1, 0);
+    let begin = [load(ARCHITECTURE), is_native, give(libc::SECCOMP_RET_KILL_PROCESS), load(NUMBER)];
+    [&begin[..], &search(&ranges, default)].concat()
 }
 
 /// Finds the range of a number by halves. The kernel runs the program for each call that there is when it is loaded, and for
 /// many calls whenever they are made.
-fn search(ranges: &[Range], default: u32) -> BpfProgram {
+fn search(ranges: &[(u32, Call)], default: u32) -> Vec<sock_filter> {
     match ranges {
         [] => Vec::new(),
         [(_, Call::Always(answer))] => vec![give(*answer)],
         [(_, Call::If(rules))] => {
-            // One that does not hold goes on behind its answer.
-            let tried = rules.iter().flat_map(|(answer, rule)| rule.iter().cloned().chain([give(*answer)]));
-            tried.chain([give(default)]).collect()
+            let rules = rules.iter().flat_map(|(answer, conditions)| rule(*answer, conditions));
+            rules.chain([give(default)]).collect()
         }
         ranges => {
             let (below, above) = ranges.split_at(ranges.len() / 2);
             let (first, below, above) = (above[0].0, search(below, default), search(above, default));
-            [vec![unless(libc::BPF_JGE, first, 1), skip(below.len())], below, above].concat()
+            // A comparison alone cannot skip more than 255.
+            let skip = step(libc::BPF_JMP | libc::BPF_JA, below.len() as u32);
+            [&[jump(libc::BPF_JGE, first, 0, 1), skip], &below[..], &above].concat()
         }
     }
 }
 
-/// Reads so many bytes into `struct seccomp_data` of linux/seccomp.h, which begins with the number and the architecture.
+/// Gives the answer if all conditions hold, and else goes on behind it.
+fn rule(answer: u32, conditions: &[Condition]) -> Vec<sock_filter> {
+    let before = |behind: Vec<_>, condition: &Condition| [condition.compile(behind.len() as u8), behind].concat();
+    conditions.iter().rev().fold(vec![give(answer)], before)
+}
+
 fn load(offset: u32) -> sock_filter {
     step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset)
+}
+
+fn and(mask: u32) -> sock_filter {
+    step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, mask)
 }
 
 fn give(answer: u32) -> sock_filter {
     step(libc::BPF_RET | libc::BPF_K, answer)
 }
 
+/// Compares what is loaded, and skips so many instructions if that holds, and so many if it does not.
+fn jump(comparison: u32, k: u32, holds: u8, fails: u8) -> sock_filter {
+    sock_filter { jt: holds, jf: fails, ..step(libc::BPF_JMP | comparison | libc::BPF_K, k) }
+}
+
 fn step(code: u32, k: u32) -> sock_filter {
     sock_filter { code: code as u16, jt: 0, jf: 0, k }
-}
-
-/// Skips so many instructions.
-fn skip(length: usize) -> sock_filter {
-    step(libc::BPF_JMP | libc::BPF_JA, length as u32)
-}
-
-/// Skips so many instructions if the accumulator is not as said, and else none.
-fn unless(condition: u32, k: u32, skipped: u8) -> sock_filter {
-    sock_filter { jf: skipped, ..step(libc::BPF_JMP | condition | libc::BPF_K, k) }
 }
 
 /// A list, which is `null` where a program in Go had none.

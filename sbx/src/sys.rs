@@ -201,10 +201,10 @@ pub fn restrict_devices(cgroup: impl AsFd, program: &[u64]) -> Result<()> {
 
 /// Installs one seccomp filter for this thread (seccomp(2)), with `SECCOMP_FILTER_FLAG_*`. Needs no_new_privs or
 /// CAP_SYS_ADMIN.
-pub fn seccomp(program: &[seccompiler::sock_filter], flags: libc::c_ulong) -> Result<()> {
+pub fn seccomp(program: &[libc::sock_filter], flags: libc::c_ulong) -> Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| Error::from_raw_os_error(libc::E2BIG))?;
-    let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
-    // SAFETY: both sock_filter types mirror the kernel's struct; the kernel copies the program and does not write to it.
+    let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel copies the program and does not write to it.
     checked(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const fprog) })?;
     Ok(())
 }
