@@ -33,7 +33,7 @@ fn streams_and_status_are_the_commands() {
         ("virt-sandbox --net mode=nosuch x", 2, "bad mode"),
         ("virt-sandbox --memory 1M x", 1, "too small"),
         ("virt-sandbox -i /tmp/x=/no/such x", 1, "/no/such"),
-        ("virt-sandbox --x11 x", 1, "DISPLAY"),
+        ("virt-sandbox --x11 x", 1, "--x11: DISPLAY is '', and no display of this host"),
         ("virt-sandbox --wayland x", 1, "no socket"),
         ("virt-sandbox --bind", 2, "option --bind needs a value"),
         ("virt-sandbox -m", 2, "option -m needs a value"),
