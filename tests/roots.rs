@@ -13,8 +13,20 @@ fn debian(directory: &Path) -> Option<&'static str> {
     }
     let here = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let release = if here.contains("VERSION_CODENAME=trixie") { "bookworm" } else { "trixie" };
-    let made = Command::new("mmdebstrap")
-        .args(["--quiet", "--variant=minbase", "--mode=root", "--include=cron,systemd-sysv", release])
+    // Its mounts would be in the hosts of other tests too, and go from there as it ends.
+    let made = Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "--",
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            "--mode=root",
+            "--include=cron,systemd-sysv",
+            release,
+        ])
         .arg(directory)
         .stdin(Stdio::null())
         .status();
