@@ -15,18 +15,8 @@ fn debian(directory: &Path) -> Option<&'static str> {
     let release = if here.contains("VERSION_CODENAME=trixie") { "bookworm" } else { "trixie" };
     // Its mounts would be in the hosts of other tests too, and go from there as it ends.
     let made = Command::new("unshare")
-        .args([
-            "--mount",
-            "--propagation",
-            "private",
-            "--",
-            "mmdebstrap",
-            "--quiet",
-            "--variant=minbase",
-            "--mode=root",
-            "--include=cron,systemd-sysv",
-            release,
-        ])
+        .args(["--mount", "--propagation", "private", "--", "mmdebstrap", "--quiet"])
+        .args(["--variant=minbase", "--mode=root", "--include=cron,systemd-sysv", release])
         .arg(directory)
         .stdin(Stdio::null())
         .status();
