@@ -200,6 +200,28 @@ mod tests {
     }
 
     #[test]
+    fn lines_become_one_and_what_no_text_can_be_is_refused_by_whoever_passes_it_on() {
+        let doc = Document::parse(b"{ \"a\":\n [1,\n  {\"\\u0062\": 1.50}]\n}\n").expect("parse");
+        assert_eq!(doc.to_line(), b"{\"a\":[1,{\"b\":1.50}]}\n");
+        let half = |place: &str| format!(r#"{{"sbx":{{"name":"x"}},{place}}}"#);
+        for place in [r#""a":"\ud800""#, r#""linux":{"\ud800":1}"#, r#""linux":{"a":{"b":["\ud800"]}}"#] {
+            assert!(Document::parse(half(place).as_bytes()).is_err(), "{place}");
+        }
+        assert!(Document::parse(b"{\"a\":{\"b\":[\"\xff\"]}}").is_err());
+    }
+
+    #[test]
+    fn a_field_is_found_however_deep_and_whatever_was_taken_apart() {
+        let mut doc = Document::parse(br#"{"a":{"b":{"c":{"d":[1],"e":null}}}}"#).expect("parse");
+        assert_eq!(doc.get("a.b.c.d").as_deref(), Some("[1]"));
+        assert_eq!((doc.get("a.b.c.e"), doc.get("a.b.c.d.x"), doc.get("b")), (None, None, None));
+        doc.set("a.b.c.f", "x").expect("set");
+        assert_eq!(doc.get("a").as_deref(), Some(r#"{"b":{"c":{"d":[1],"e":null,"f":"x"}}}"#));
+        let error = doc.read::<u8>("a.b.c.f").expect_err("a number");
+        assert_eq!(format!("{error:#}"), r#"a.b.c.f: invalid type: string "x", expected u8"#);
+    }
+
+    #[test]
     fn only_one_json_object_is_a_document() {
         for bad in ["", "[]", "1", "{} {}", "{", "{\"a\":}"] {
             assert!(Document::parse(bad.as_bytes()).is_err(), "{bad:?}");
