@@ -93,9 +93,8 @@ fn an_ordinary_users_sandboxes_are_apart_and_have_limits() {
     assert_ne!(alice(&format!("virt-sandbox --memory 48M -- sh -c '{memory}'")).text(), "90000000");
     let forks = alice("virt-sandbox --pids 20 -- sh -c 'for i in $(seq 30); do sleep 1 & done; wait'").assert_code(2);
     assert!(forks.stderr.contains("Cannot fork"), "{forks}");
-    crate::until(
-        &host,
-        "[ -z \"$(find /run/user/*/sbx/run -mindepth 1; systemctl --user -M alice@ list-units --plain --no-legend '*.scope' 2>/dev/null)\" ]",
-    );
+    let scopes = "XDG_RUNTIME_DIR=/run/user/$(id -u alice) setpriv --reuid=alice --regid=alice --init-groups \
+        systemctl --user list-units --plain --no-legend 'run-*.scope'";
+    crate::until(&host, &format!("left=$({scopes}) && [ -z \"$left$(find /run/user/*/sbx/run -mindepth 1)\" ]"));
     host.bash("systemctl stop user@$(id -u alice).service; userdel --remove alice").ok();
 }
