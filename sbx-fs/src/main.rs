@@ -4,7 +4,7 @@ use anyhow::Result;
 use lexopt::Parser;
 use sbx::Name;
 use sbx::tool::{self, Argument, Filter, Tool, Usage};
-use sbx_fs::{apply, archive, clone, edit, mount as build, resize, select, upgrade};
+use sbx_fs::{apply, archive, clone, edit, mount, resize, select, upgrade};
 use serde_json::json;
 use std::io::{self, BufReader, BufWriter, IsTerminal};
 use std::path::PathBuf;
@@ -135,7 +135,7 @@ fn mount(options: &mut Parser) -> Result<()> {
     let wish = wish(&mut filter, options)?;
     filter.run(|doc, act| {
         wish.map_or(Ok(()), |wish| edit::layout(doc, wish, "/".as_ref()))?;
-        build::mount(doc, act)
+        mount::mount(doc, act)
     })
 }
 
@@ -147,7 +147,7 @@ fn idmap(options: &mut Parser) -> Result<()> {
         }
     }
     let wish = wish.unwrap_or_default();
-    let refused = build::without_ids(&edit::sources(&wish, "/".as_ref())?)?;
+    let refused = mount::without_ids(&edit::sources(&wish, "/".as_ref())?)?;
     let overlay = wish.store.unwrap_or_default().can_map_ids().err().map(|error| ("sbx.store".into(), error));
     let refused = overlay.into_iter().chain(refused);
     let refused: Vec<_> = refused.map(|(what, why)| json!({ "what": what, "why": format!("{why:#}") })).collect();
