@@ -50,6 +50,9 @@ remove  ends what is left in the cgroups of NAME, and removes them
   --help, --version
 ";
 
+#[global_allocator]
+static MEMORY: sbx::Memory = sbx::Memory;
+
 fn main() -> ExitCode {
     tool::main(&Tool { name: "sbx-cg", help: HELP, run })
 }

@@ -75,6 +75,9 @@ cannot be executed, 127 when it is not found.
   --help, --version
 ";
 
+#[global_allocator]
+static MEMORY: sbx::Memory = sbx::Memory;
+
 fn main() -> ExitCode {
     tool::main(&Tool { name: "sbx-exec", help: HELP, run })
 }

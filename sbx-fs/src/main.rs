@@ -68,6 +68,9 @@ remove  removes the private tree of NAME
   --help, --version
 ";
 
+#[global_allocator]
+static MEMORY: sbx::Memory = sbx::Memory;
+
 fn main() -> ExitCode {
     tool::main(&Tool { name: NAME, help: HELP, run })
 }

@@ -51,6 +51,9 @@ remove  takes away what up has made outside of the namespace; with --addresses g
   --help, --version
 ";
 
+#[global_allocator]
+static MEMORY: sbx::Memory = sbx::Memory;
+
 fn main() -> ExitCode {
     tool::main(&Tool { name: NAME, help: HELP, run })
 }

@@ -47,6 +47,9 @@ remove   removes the host's unit with what enables it, its groups if it was the 
   --help, --version
 ";
 
+#[global_allocator]
+static MEMORY: sbx::Memory = sbx::Memory;
+
 fn main() -> ExitCode {
     tool::main(&Tool { name: NAME, help: HELP, run })
 }

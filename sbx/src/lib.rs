@@ -34,6 +34,12 @@ pub mod terminal;
 pub mod tool;
 pub mod tree;
 
+/// The memory of a tool that does its step and ends. musl's own allocator gives a page back as soon as it is free, which takes
+/// as long as the step, and is right for a process that stays: the holder.
+#[cfg(target_env = "musl")]
+pub use dlmalloc::GlobalDlmalloc as Memory;
 pub use document::Document;
 pub use name::Name;
 pub use size::Size;
+#[cfg(not(target_env = "musl"))]
+pub use std::alloc::System as Memory;
