@@ -15,7 +15,7 @@ use crate::pid_file::PidFile;
 use crate::streams::Tty;
 use anyhow::{Context, Result, bail, ensure};
 use lexopt::Parser;
-use sbx::confine::{Command, Confinement};
+use sbx::confine::{Command, Confinement, Profile};
 use sbx::process::Live;
 use sbx::tool::{self, Argument, Filter, Status, Tool, Usage};
 use sbx::{Document, host, program, sys};
@@ -120,6 +120,7 @@ fn fill_in(options: &mut Parser) -> Result<()> {
         }
     }
     filter.run(|doc, _| {
+        doc.name()?;
         profile::fill(doc, &wish.unwrap_or_default())?;
         // As the routine that enforces it will.
         Confinement::new(doc).map(drop)
@@ -154,13 +155,16 @@ fn run_command(options: &mut Parser) -> Result<()> {
         program::shield()?;
     }
     source.check_passed(&mut command)?;
+    // Where nothing of the document's is in it: while the steps before this one make that.
+    let profile = wish.take_if(|wish| wish.base.is_some()).map(|wish| profile::alone(&wish)).transpose()?;
     let mut running = source.running()?;
     let pid_file = pid_file.map(|path| PidFile::create(Path::new(&path))).transpose()?;
     // Open until this process has ended, however it ends. While the holder confines itself, so does this process what the
     // command is to be.
     let patron = ends.then(|| boot::ask_to_end_with_us(&running)).transpose()?;
     wish.map_or(Ok(()), |wish| profile::fill(&mut running.doc, &wish))?;
-    let confinement = Confinement::new(&running.doc)?;
+    let profile = profile.map_or_else(|| Profile::of(&running.doc), Ok)?;
+    let confinement = Confinement::by(profile, &running.doc)?;
     let _patron = patron.map(|patron| boot::ends_with_us(&running, patron)).transpose()?;
     Err(enter::run(&running, confinement, command, tty, pid_file, None)?.into())
 }

@@ -5,6 +5,7 @@ mod file;
 
 use anyhow::{Context, Result, ensure};
 use caps::{Capability, CapsHashSet};
+use sbx::confine::Profile;
 use sbx::{Document, tool};
 use serde_json::{Value, from_value, json};
 use std::path::PathBuf;
@@ -163,7 +164,6 @@ impl FromStr for Switch {
 
 /// Fills in the profile: what is asked for, and the default where there is nothing to begin with.
 pub fn fill(doc: &mut Document, wish: &Wish) -> Result<()> {
-    doc.name()?;
     let is_strict = matches!(wish.base, Some(Base::Strict));
     let [capabilities, no_new_privs, limits, seccomp] = beginning(doc, &wish.base)?;
 
@@ -187,6 +187,13 @@ pub fn fill(doc: &mut Document, wish: &Wish) -> Result<()> {
         tool::say("sbx-exec", "no_new_privs is off: programs inside may gain what their files give them");
     }
     Ok(())
+}
+
+/// The profile of a base, whatever a document has.
+pub fn alone(wish: &Wish) -> Result<Profile> {
+    let mut doc = Document::default();
+    fill(&mut doc, wish)?;
+    Profile::of(&doc)
 }
 
 /// Fills in the profile of a process that waits for others, and does nothing else: no capability, and the calls for that.

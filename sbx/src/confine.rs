@@ -39,17 +39,23 @@ pub struct Confinement {
     other: Option<passwd::Spec>,
     terminal: Option<Terminal>,
     passed: u32,
-    rlimits: Vec<(Resource, u64, u64)>,
     oom_score_adj: Option<i32>,
     /// SELinux context of the program, if SELinux is enabled.
     label: Option<String>,
+    profile: Profile,
+    /// Of a user namespace that another user, the host's root, has made.
+    becomes_root: bool,
+}
+
+/// What of it is no matter of the container's, but of how far the process is trusted.
+#[derive(Debug)]
+pub struct Profile {
+    rlimits: Vec<(Resource, u64, u64)>,
     bounding: CapsHashSet,
     effective: CapsHashSet,
     permitted: CapsHashSet,
     no_new_privs: bool,
     seccomp: seccomp::Filter,
-    /// Of a user namespace that another user, the host's root, has made.
-    becomes_root: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -102,14 +108,9 @@ struct Who {
     entry: Option<passwd::User>,
 }
 
-impl Confinement {
+impl Profile {
     /// Reads and checks what the document asks for. A capability, limit or rule that is not understood is an error.
-    pub fn new(doc: &Document) -> Result<Self> {
-        let text = |path: &str| doc.read::<String>(path);
-        let list = |path: &str| -> Result<Vec<CString>> {
-            let strings: Vec<String> = doc.read(path)?.unwrap_or_default();
-            strings.into_iter().map(|s| CString::new(s).with_context(|| format!("{path} holds a NUL"))).collect()
-        };
+    pub fn of(doc: &Document) -> Result<Self> {
         let capabilities: Capabilities = doc.read("process.capabilities")?.unwrap_or_default();
         // A set that is not empty would hand capabilities to programs without file capabilities: CVE-2022-29162.
         ensure!(
@@ -119,6 +120,30 @@ impl Confinement {
         let rlimits: Vec<Rlimit> = doc.read("process.rlimits")?.unwrap_or_default();
         let seccomp = doc.read::<seccomp::Seccomp>("linux.seccomp")?;
         Ok(Self {
+            rlimits: rlimits.into_iter().map(rlimit).collect::<Result<_>>()?,
+            bounding: capability_set(&capabilities.bounding)?,
+            effective: capability_set(&capabilities.effective)?,
+            permitted: capability_set(&capabilities.permitted)?,
+            no_new_privs: doc.read("process.noNewPrivileges")?.unwrap_or(false),
+            seccomp: seccomp.map(|seccomp| seccomp.compile()).transpose().context("linux.seccomp")?.unwrap_or_default(),
+        })
+    }
+}
+
+impl Confinement {
+    /// Reads and checks what the document asks for.
+    pub fn new(doc: &Document) -> Result<Self> {
+        Self::by(Profile::of(doc)?, doc)
+    }
+
+    /// By this profile, and all else as the document has it.
+    pub fn by(profile: Profile, doc: &Document) -> Result<Self> {
+        let text = |path: &str| doc.read::<String>(path);
+        let list = |path: &str| -> Result<Vec<CString>> {
+            let strings: Vec<String> = doc.read(path)?.unwrap_or_default();
+            strings.into_iter().map(|s| CString::new(s).with_context(|| format!("{path} holds a NUL"))).collect()
+        };
+        Ok(Self {
             args: list("process.args")?,
             env: variables(list("process.env")?)?,
             cwd: CString::new(text("process.cwd")?.unwrap_or_else(|| "/".into())).context("process.cwd holds a NUL")?,
@@ -127,14 +152,9 @@ impl Confinement {
             other: None,
             terminal: None,
             passed: 0,
-            rlimits: rlimits.into_iter().map(rlimit).collect::<Result<_>>()?,
             oom_score_adj: doc.read("process.oomScoreAdj")?,
             label: text("process.selinuxLabel")?,
-            bounding: capability_set(&capabilities.bounding)?,
-            effective: capability_set(&capabilities.effective)?,
-            permitted: capability_set(&capabilities.permitted)?,
-            no_new_privs: doc.read("process.noNewPrivileges")?.unwrap_or(false),
-            seccomp: seccomp.map(|seccomp| seccomp.compile()).transpose().context("linux.seccomp")?.unwrap_or_default(),
+            profile,
             becomes_root: ids::has_namespace(doc)? && !rootless::is_rootless(doc)?,
         })
     }
@@ -208,7 +228,7 @@ impl Confinement {
         }
         // Needs CAP_SETPCAP, which the sets below may not have.
         self.bounding()?;
-        if !self.no_new_privs {
+        if !self.profile.no_new_privs {
             // Without no_new_privs loading a filter needs CAP_SYS_ADMIN, which a user who is not root loses next.
             self.filter()?;
         }
@@ -217,7 +237,7 @@ impl Confinement {
             become_user(&who.identity)?;
         }
         self.capability_sets()?;
-        if self.no_new_privs {
+        if self.profile.no_new_privs {
             nix::sys::prctl::set_no_new_privs().context("cannot set no_new_privs")?;
             // Last, since it may refuse any call but that which executes the command.
             self.filter()?;
@@ -269,7 +289,7 @@ impl Confinement {
 
     /// Resource limits, the OOM killer's preference, the file mode mask. Raising one needs CAP_SYS_RESOURCE.
     fn limits(&self) -> Result<()> {
-        for (resource, soft, hard) in &self.rlimits {
+        for (resource, soft, hard) in &self.profile.rlimits {
             setrlimit(*resource, *soft, *hard).with_context(|| format!("cannot set {resource:?} to {soft}:{hard}"))?;
         }
         if let Some(score) = self.oom_score_adj {
@@ -307,7 +327,7 @@ impl Confinement {
 
     fn bounding(&self) -> Result<()> {
         for capability in caps::read(None, CapSet::Bounding).context("cannot read the bounding set")? {
-            if !self.bounding.contains(&capability) {
+            if !self.profile.bounding.contains(&capability) {
                 caps::drop(None, CapSet::Bounding, capability)
                     .with_context(|| format!("cannot drop {capability} from the bounding set"))?;
             }
@@ -322,13 +342,13 @@ impl Confinement {
         caps::clear(None, CapSet::Inheritable).with_context(failed("inheritable"))?;
         let held = caps::read(None, CapSet::Permitted).with_context(failed("permitted"))?;
         let within = |wanted: &CapsHashSet| wanted.intersection(&held).copied().collect::<CapsHashSet>();
-        caps::set(None, CapSet::Effective, &within(&self.effective)).with_context(failed("effective"))?;
-        caps::set(None, CapSet::Permitted, &within(&self.permitted)).with_context(failed("permitted"))?;
+        caps::set(None, CapSet::Effective, &within(&self.profile.effective)).with_context(failed("effective"))?;
+        caps::set(None, CapSet::Permitted, &within(&self.profile.permitted)).with_context(failed("permitted"))?;
         Ok(())
     }
 
     fn filter(&self) -> Result<()> {
-        self.seccomp.load().context("cannot load the seccomp filter")
+        self.profile.seccomp.load().context("cannot load the seccomp filter")
     }
 
     /// The command and its arguments. A shell that is called `-sh` knows that it is a login shell.
@@ -512,7 +532,7 @@ mod tests {
         ] {
             assert!(confinement(bad).is_err(), "{bad}");
         }
-        assert!(confinement("{}").expect("empty").bounding.is_empty(), "what is not granted is not had");
+        assert!(confinement("{}").expect("empty").profile.bounding.is_empty(), "what is not granted is not had");
     }
 
     #[test]

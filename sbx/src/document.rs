@@ -31,6 +31,13 @@ enum Node {
     Text(Box<str>),
 }
 
+impl Default for Document {
+    /// One that says nothing.
+    fn default() -> Self {
+        Self(Node::Object(IndexMap::new()))
+    }
+}
+
 impl Document {
     /// How many bytes hold most documents.
     pub const USUAL: usize = 64 << 10;
