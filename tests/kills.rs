@@ -187,7 +187,9 @@ impl<'a> Verb<'a> {
             fs::write(&file, SHIM.replace("REAL", &real.display().to_string())).expect("a shim");
             fs::set_permissions(file, fs::Permissions::from_mode(0o755)).expect("a mode");
         };
-        fs::copy(scripts().join("lib.sh"), installed.join("lib.sh")).expect("a script");
+        for shared in ["common.sh", "lib.sh"] {
+            fs::copy(scripts().join(shared), installed.join(shared)).expect("a script");
+        }
         // Scripts take the tools that lie beside them.
         for script in SCRIPTS {
             let real = installed.join(format!("{script}.real"));

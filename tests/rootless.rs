@@ -168,8 +168,8 @@ fn what_only_root_can_give_an_ordinary_user_is_refused_by_name() {
     for (options, code, why) in [
         ("--net dhcp", 1, "--net dhcp: only root can have one"),
         ("--memory 64M", 1, "--memory: needs a service manager of the user's own"),
-        ("-m host-image:/srv=/home/alice/.profile", 1, "cannot mount /home/alice/.profile"),
-        ("--bind /home/bob", 1, "cannot mount /home/bob"),
+        ("-m host-image:/srv=/home/alice/.profile", 125, "cannot mount /home/alice/.profile"),
+        ("--bind /home/bob", 125, "cannot mount /home/bob"),
     ] {
         let refused = users.alice(&format!("virt-sandbox {options} -- true")).assert_code(code);
         assert!(refused.stderr.contains(why), "{refused}");
@@ -178,7 +178,7 @@ fn what_only_root_can_give_an_ordinary_user_is_refused_by_name() {
     assert_eq!(refused.stderr, "virt-sandbox-service: must be root\n");
     // A store that is another's, or that another could change, is not hers.
     users.0.bash("mkdir -m 777 /home/bobs && chown bob: /home/bobs").ok();
-    let refused = users.alice("XDG_RUNTIME_DIR=/home/bobs virt-sandbox -- true").assert_code(1);
+    let refused = users.alice("XDG_RUNTIME_DIR=/home/bobs virt-sandbox -- true").assert_code(125);
     assert!(refused.stderr.contains("others can change /home/bobs"), "{refused}");
     users.assert_nothing_left();
 }

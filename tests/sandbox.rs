@@ -28,11 +28,11 @@ fn streams_and_status_are_the_commands() {
         ("virt-sandbox --no-such x", 2, "unknown option '--no-such'"),
         ("virt-sandbox -p -S nobody x", 2, "-p and -S do not go together"),
         ("virt-sandbox -c qemu:///session x", 1, "only lxc:///"),
-        ("virt-sandbox -m host-bind:/srv=/no/such x", 1, "cannot mount /no/such"),
-        ("virt-sandbox -m disk:/srv=/x x", 2, "bad mount"),
-        ("virt-sandbox --net mode=nosuch x", 2, "bad mode"),
-        ("virt-sandbox --memory 1M x", 1, "too small"),
-        ("virt-sandbox -i /tmp/x=/no/such x", 1, "/no/such"),
+        ("virt-sandbox -m host-bind:/srv=/no/such x", 125, "cannot mount /no/such"),
+        ("virt-sandbox -m disk:/srv=/x x", 125, "bad mount"),
+        ("virt-sandbox --net mode=nosuch x", 125, "bad mode"),
+        ("virt-sandbox --memory 1M x", 125, "too small"),
+        ("virt-sandbox -i /tmp/x=/no/such x", 125, "/no/such"),
         ("virt-sandbox --x11 x", 1, "--x11: DISPLAY is '', and no display of this host"),
         ("virt-sandbox --wayland x", 1, "no socket"),
         ("virt-sandbox --bind", 2, "option --bind needs a value"),
@@ -123,7 +123,7 @@ fn what_is_bound_is_the_hosts_and_what_is_included_is_copied_from_inside() {
     // A link that an earlier sandbox has left in a directory of the host's does not lead out of the next one.
     fs::create_dir(host.path("tmp/outside")).expect("a directory");
     symlink(host.path("tmp/outside"), host.path("tmp/scratch/link")).expect("a link");
-    let refused = host.bash("virt-sandbox --home scratch -i $HOME/link/foo=$PWD/foo -- true").assert_code(1);
+    let refused = host.bash("virt-sandbox --home scratch -i $HOME/link/foo=$PWD/foo -- true").assert_code(125);
     assert!(refused.stderr.contains("cannot include"), "{refused}");
     assert_eq!(fs::read_dir(host.path("tmp/outside")).expect("a directory").count(), 0);
     host.bash("rm -r -- *").ok();

@@ -1,0 +1,77 @@
+# shellcheck shell=sh
+# What all scripts share, in what any sh understands: where things lie, how a script ends, and the lock of a name. Whoever
+# reads this file has set scripts to its directory.
+set -eu
+
+# Installed, the tools lie beside the scripts; in the source, where scripts/build puts them.
+[ -x "$scripts/sbx-ns" ] && PATH=$scripts:$PATH || PATH=$scripts/../target/bin:$PATH
+
+# Who the caller is, without a program that says so.
+while read -r field _ id _; do
+    case $field in
+    Uid:) caller=$id ;;
+    Gid:) group=$id && break ;;
+    esac
+done </proc/self/status
+
+# An ordinary user has a store of his own, for as long as he is logged in.
+if [ "$caller" -ne 0 ]; then
+    own=${XDG_RUNTIME_DIR:-/tmp/sbx-$caller}/sbx
+    export SBX_CONFIG_DIR="${SBX_CONFIG_DIR:-$own/config}" SBX_STATE_DIR="${SBX_STATE_DIR:-$own/state}"
+    export SBX_RUNTIME_DIR="${SBX_RUNTIME_DIR:-$own/run}"
+fi
+config=${SBX_CONFIG_DIR:-/etc/sbx}
+# shellcheck disable=SC2034 # not every script that reads this file has a use for it
+state=${SBX_STATE_DIR:-/var/lib/sbx} group=$group
+runtime=${SBX_RUNTIME_DIR:-/run/sbx}
+
+die() { # MESSAGE: one line, exit 1
+    printf '%s: %s\n' "${0##*/}" "$1" >&2
+    exit 1
+}
+
+wrong_usage() { # MESSAGE: one line, exit 2
+    printf '%s: %s\n' "${0##*/}" "$1" >&2
+    exit 2
+}
+
+has_value() { # OPTION [VALUE...]
+    [ $# -ge 2 ] || wrong_usage "option $1 needs a value"
+}
+
+check_name() { # NAME: what every tool takes as one
+    [ -n "${1-}" ] || wrong_usage "NAME is missing"
+    case $1 in
+    [!A-Za-z0-9]* | *[!A-Za-z0-9_.-]*) wrong_usage "bad container name '$1'" ;;
+    esac
+    [ ${#1} -le 64 ] || wrong_usage "bad container name '$1'"
+}
+
+# A container is known by its definition, which is the last thing that create makes and the first that delete takes
+# away.
+definition() { printf '%s' "$config/$1.json"; }
+
+defined() { [ -e "$(definition "$1")" ]; }
+
+# The lock is descriptor 9, until the script and all steps that it has started have ended. What they leave running does
+# not have it: a holder closes all that it inherits. Fails if somebody else has it.
+lock_now() { # NAME
+    (umask 077 && mkdir -p -- "$runtime")
+    exec 9>>"$(lock_file "$1")"
+    flock -n 9
+}
+
+# No name begins with a dot: it is not the directory of another container.
+lock_file() { printf '%s' "$runtime/.$1.lock"; }
+
+# What the label is to be, for sbx-label alloc --label; nothing where all of it is chosen.
+security() { # SPEC
+    case $1 in
+    static | dynamic) ;;
+    static,label=?*) printf '%s' "${1#*,label=}" ;;
+    # User, role, type and sensitivity: the categories are chosen.
+    dynamic,label=?*) printf '%s' "${1#*,label=}" | cut -d : -f 1-4 ;;
+    inherit) wrong_usage "-s inherit: a container with the caller's label would not be kept from anything" ;;
+    *) wrong_usage "bad SPEC '$1': static[,label=CONTEXT] or dynamic[,label=CONTEXT]" ;;
+    esac
+}
