@@ -155,7 +155,9 @@ fn run_command(options: &mut Parser) -> Result<()> {
         program::shield()?;
     }
     source.check_passed(&mut command)?;
-    // Where nothing of the document's is in it: while the steps before this one make that.
+    // Where nothing of the document's is in it: while the steps before this one make that, and after them where there is one
+    // processor for all.
+    rustix::thread::sched_yield();
     let profile = wish.take_if(|wish| wish.base.is_some()).map(|wish| profile::alone(&wish)).transpose()?;
     let mut running = source.running()?;
     let pid_file = pid_file.map(|path| PidFile::create(Path::new(&path))).transpose()?;
