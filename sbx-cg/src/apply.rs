@@ -29,6 +29,9 @@ const SUPERVISOR: &str = "supervisor";
 /// limit can be set while it runs.
 const COUNTED: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "blkio"];
 
+/// What a process needs to be in a cpuset of v1.
+const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
 /// The files of a cgroup by which processes and controllers are moved, on v1 and v2.
 const MOVING: [&str; 4] = ["cgroup.procs", "tasks", "cgroup.threads", "cgroup.subtree_control"];
 
@@ -187,7 +190,7 @@ impl Place {
         let [payload, exec] = PARTS.map(|part| base.join(part));
         make_directory(&payload)?;
         make_directory(&exec)?;
-        if !v2 {
+        if above.join(CPUSET[0]).exists() {
             [above, base, &payload, &exec].into_iter().try_for_each(fill_cpuset)?;
         }
         Ok(())
@@ -254,7 +257,7 @@ fn delegate(cgroup: &Path, ids: Ids) -> Result<()> {
 
 /// A new cpuset of v1 has neither processors nor memory, and so no process could enter: it gets those of the one above.
 fn fill_cpuset(cgroup: &Path) -> Result<()> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
+    for file in CPUSET {
         let (ours, above) = (cgroup.join(file), cgroup.join("..").join(file));
         if fs::read_to_string(&ours).is_ok_and(|text| text.trim().is_empty()) {
             let copy = fs::read(above).and_then(|bytes| fs::write(&ours, bytes));

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use sbx::mountinfo::{self, Mount};
-use std::fs;
+use sbx::procfs;
 use std::path::{Path, PathBuf};
 
 /// One mounted hierarchy (cgroups(7)).
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub struct Hierarchy {
     /// Where it is mounted.
     pub mount: PathBuf,
-    /// Its controllers, or its `name=`, on v1; on v2 a file says which there are, and this is empty.
+    /// Its controllers, or its `name=` on v1.
     pub controllers: Vec<String>,
     /// Whether it is the unified hierarchy of v2.
     pub v2: bool,
@@ -21,12 +21,7 @@ pub struct Hierarchy {
 impl Hierarchy {
     /// Whether the controller is this hierarchy's: on v2 one that the root offers.
     pub fn has(&self, controller: &str) -> bool {
-        if self.v2 {
-            let offered = fs::read_to_string(self.mount.join("cgroup.controllers")).unwrap_or_default();
-            offered.split_whitespace().any(|name| name == controller)
-        } else {
-            self.controllers.iter().any(|name| name == controller)
-        }
+        self.controllers.iter().any(|name| name == controller)
     }
 
     /// Whether it is the one in which a systemd of v1 keeps its units.
@@ -37,13 +32,19 @@ impl Hierarchy {
 
 /// The hierarchies that this process sees.
 pub fn mounted() -> Result<Vec<Hierarchy>> {
-    let read = |path: &str| fs::read(path).with_context(|| format!("cannot read {path}"));
+    let read = |path: &str| procfs::read(path).with_context(|| format!("cannot read {path}"));
     let cgroup = read("/proc/self/cgroup")?;
-    Ok(among(&mountinfo::parse(&read("/proc/self/mountinfo")?)?, &String::from_utf8_lossy(&cgroup)))
+    let mut found = among(&mountinfo::parse(&read("/proc/self/mountinfo")?)?, &String::from_utf8_lossy(&cgroup));
+    for hierarchy in found.iter_mut().filter(|hierarchy| hierarchy.v2) {
+        let offered = procfs::read(hierarchy.mount.join("cgroup.controllers")).unwrap_or_default();
+        let offered = String::from_utf8_lossy(&offered);
+        hierarchy.controllers = offered.split_whitespace().map(str::to_owned).collect();
+    }
+    Ok(found)
 }
 
 /// The hierarchies among the mounts, with what /proc/self/cgroup says of them. Each counts once, however often it is
-/// mounted.
+/// mounted; which controllers v2 has is in none of the two.
 fn among(mounts: &[Mount], cgroup: &str) -> Vec<Hierarchy> {
     let mut hierarchies: Vec<Hierarchy> = Vec::new();
     for mount in mounts.iter().filter(|mount| ["cgroup", "cgroup2"].contains(&mount.kind.as_str())) {

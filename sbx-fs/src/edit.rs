@@ -262,8 +262,7 @@ const FITTING: Size = Size { most: 256 << 10, least: 1 << 10 };
 /// The table as the document has it, and the sizes in KiB of those extras that are to fit. systemd as PID 1 needs a
 /// writable cgroup file system, a command must not.
 fn file_systems(doc: &Document, extras: &[Extra]) -> Result<(Vec<Value>, Vec<u64>)> {
-    let has_units = doc.read::<Vec<String>>("sbx.unit.names")?.is_some_and(|names| !names.is_empty());
-    let is_unit = has_units || doc.get("sbx.unit.init").is_some();
+    let has_init = has_init(doc)?;
     let is_free = |mount: &&Mount| extras.iter().all(|extra| extra.destination != Path::new(mount.destination));
     let fitting = extras.iter().filter(|extra| extra.fits()).map(|_| &FITTING);
     let sizes: Vec<&Size> =
@@ -283,7 +282,7 @@ fn file_systems(doc: &Document, extras: &[Extra]) -> Result<(Vec<Value>, Vec<u64
             options.push(format!("gid={TERMINALS}"));
         }
         if mount.kind == "cgroup" {
-            options.push(if is_unit { "rw" } else { "ro" }.into());
+            options.push(if has_init { "rw" } else { "ro" }.into());
         }
         if let Some(size) = mount.size.as_ref().and_then(|_| sizes.next()) {
             options.push(format!("size={size}k"));
@@ -291,6 +290,12 @@ fn file_systems(doc: &Document, extras: &[Extra]) -> Result<(Vec<Value>, Vec<u64
         json!({ "destination": mount.destination, "type": mount.kind, "source": mount.kind, "options": options })
     });
     Ok((mounts.collect(), sizes.collect()))
+}
+
+/// Whether a container's first process is an init.
+pub fn has_init(doc: &Document) -> Result<bool> {
+    let has_units = doc.read::<Vec<String>>("sbx.unit.names")?.is_some_and(|names| !names.is_empty());
+    Ok(has_units || doc.get("sbx.unit.init").is_some())
 }
 
 /// The sizes in KiB, together below half of the memory limit in bytes: what lies in a tmpfs is charged to the
@@ -320,10 +325,10 @@ fn thermal_throttles(host: &Path) -> Vec<String> {
     const CPUS: &str = "sys/devices/system/cpu";
     // A kernel without the directory has nothing to mask.
     let cpus = fs::read_dir(host.join(CPUS)).into_iter().flatten().flatten();
-    let mut found: Vec<String> = cpus
-        .filter(|cpu| cpu.path().join("thermal_throttle").is_dir())
-        .filter_map(|cpu| Some(format!("/{CPUS}/{}/thermal_throttle", cpu.file_name().to_str()?)))
-        .collect();
+    let is_number = |name: &str| name.strip_prefix("cpu").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
+    let names = cpus.filter_map(|cpu| cpu.file_name().into_string().ok()).filter(|name| is_number(name));
+    let found = names.map(|name| format!("/{CPUS}/{name}/thermal_throttle"));
+    let mut found: Vec<String> = found.filter(|path| host.join(&path[1..]).is_dir()).collect();
     found.sort();
     found
 }

@@ -35,7 +35,8 @@ pub fn mount(doc: &Document, act: bool) -> Result<()> {
     let host = Host::new(&procfs.mounts()?, host::runs_selinux());
     let plan = Plan::of(doc, &host)?;
     if !act {
-        return Opened::open(doc, &plan, None, &procfs).map(drop);
+        Opened::open(doc, &plan, None, &procfs)?;
+        return plan.mounts.iter().try_for_each(check);
     }
     let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
     let users = plan.ids.map(|_| namespace::users(&holder, &procfs)).transpose()?;
@@ -62,9 +63,10 @@ enum Content<'a> {
     Tree(OwnedFd, ReadOnly),
     /// To be opened inside, once it is there.
     Inside(&'a Bind),
-    /// Configured, which the kernel has understood; to be made inside, and to be configured there once more if it shows
-    /// namespaces.
+    /// Configured, which the kernel has understood; to be made inside.
     FileSystem(&'a FileSystem, OwnedFd),
+    /// To be configured inside too, since it shows the namespaces in which it is.
+    Shown(&'a FileSystem),
 }
 
 impl<'a> Opened<'a> {
@@ -92,6 +94,7 @@ impl<'a> Opened<'a> {
                     .and_then(|tree| with_ids(tree, users))
                     .map(|tree| Content::Tree(tree, source.attributes.read_only())),
                 Source::Inside(source) => Ok(Content::Inside(source)),
+                Source::FileSystem(source) if source.shows_namespaces => Ok(Content::Shown(source)),
                 Source::FileSystem(source) => source.configure().map(|context| Content::FileSystem(source, context)),
             }
             .with_context(|| format!("cannot mount {mount}"))
@@ -99,6 +102,14 @@ impl<'a> Opened<'a> {
         let contents = plan.mounts.iter().map(content).collect::<Result<_>>()?;
         let null = bind(&Bind::null(), NO_LINKS).context("cannot open /dev/null")?;
         Ok(Self { root, contents, null })
+    }
+}
+
+/// Tries out what is configured later.
+fn check(mount: &Mount) -> Result<()> {
+    match &mount.source {
+        Source::FileSystem(source) => source.configure().map(drop).with_context(|| format!("cannot mount {mount}")),
+        _ => Ok(()),
     }
 }
 
@@ -121,7 +132,11 @@ fn bind(source: &Bind, resolve: ResolveFlags) -> Result<OwnedFd> {
         let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
         ensure!(device && stat.st_rdev == makedev(major, minor), "it is not the character device {major}:{minor}");
     }
-    source.attributes.apply(&tree, nix::libc::MS_PRIVATE)?;
+    if source.recursive {
+        source.attributes.apply(&tree, nix::libc::MS_PRIVATE)?;
+    } else {
+        source.attributes.apply_to_top(&tree, nix::libc::MS_PRIVATE)?;
+    }
     Ok(tree)
 }
 
@@ -237,10 +252,10 @@ fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Res
         match content {
             Content::Tree(tree, read_only) => root.bind(&mount.destination, &tree, read_only).map(drop),
             Content::Inside(source) => root.bind_inside(&mount.destination, source),
-            Content::FileSystem(file_system, _) if file_system.shows_namespaces => {
+            Content::FileSystem(file_system, context) => root.make(&mount.destination, file_system, &context),
+            Content::Shown(file_system) => {
                 file_system.configure().and_then(|context| root.make(&mount.destination, file_system, &context))
             }
-            Content::FileSystem(file_system, context) => root.make(&mount.destination, file_system, &context),
         }
         .with_context(|| format!("cannot mount {mount}"))?;
     }

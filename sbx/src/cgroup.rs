@@ -1,10 +1,10 @@
 //! The cgroup directories that a running document records, and how a process enters them.
 
+use crate::procfs;
 use anyhow::{Context, Result};
 use nix::libc;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
-use std::fs;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -22,11 +22,12 @@ impl Cgroups {
     /// them begins where the caller's cgroup namespace does (cgroup_namespaces(7)), which is a part of their paths.
     pub fn hold(&self, pid: i32) -> Result<bool> {
         let path = format!("/proc/{pid}/cgroup");
-        let text = match fs::read_to_string(&path) {
+        let bytes = match procfs::read(&path) {
             // It has ended.
             Err(error) if [Some(libc::ENOENT), Some(libc::ESRCH)].contains(&error.raw_os_error()) => return Ok(false),
-            text => text.with_context(|| format!("cannot read {path}"))?,
+            bytes => bytes.with_context(|| format!("cannot read {path}"))?,
         };
+        let text = String::from_utf8_lossy(&bytes);
         let own: Vec<&Path> = text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).map(Path::new).collect();
         let holds = |directory: &PathBuf| {
             let above = own.iter().flat_map(|path| path.ancestors()).filter_map(|path| path.strip_prefix("/").ok());

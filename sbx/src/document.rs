@@ -40,7 +40,7 @@ impl Default for Document {
 
 impl Document {
     /// How many bytes hold most documents.
-    pub const USUAL: usize = 64 << 10;
+    pub const USUAL: usize = 8 << 10;
 
     /// A new document that holds a name and nothing else.
     pub fn new(name: &Name) -> Self {

@@ -1,5 +1,6 @@
 //! When a recorded process is believed, and how it is signalled.
 
+use crate::procfs;
 use crate::sys::Child;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -7,7 +8,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -121,14 +121,15 @@ pub fn readable<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: Option<Durati
 /// The id of this boot.
 pub fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
-    Ok(fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?.trim().to_owned())
+    let bytes = procfs::read(path).with_context(|| format!("cannot read {path}"))?;
+    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
 /// Field 22 of /proc/PID/stat; `None` if there is no such process. The second field, the command's name in
 /// parentheses, may hold anything: what follows its last parenthesis counts.
 fn start_time(pid: i32) -> Result<Option<u64>> {
     let path = format!("/proc/{pid}/stat");
-    let Ok(bytes) = fs::read(&path) else { return Ok(None) };
+    let Ok(bytes) = procfs::read(&path) else { return Ok(None) };
     let stat = String::from_utf8_lossy(&bytes);
     let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
     let ticks = fields.split_whitespace().nth(19).and_then(|field| field.parse().ok());

@@ -9,12 +9,26 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstat, fstatfs, openat, openat2, statat};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 /// The inode of the root of every procfs (`PROC_ROOT_INO` of the kernel's linux/proc_fs.h).
 const ROOT_INODE: u64 = 1;
+
+/// How many bytes hold most files of the kernel's, which tell no size.
+const USUAL: usize = 4 << 10;
+
+/// Reads a file of the kernel's from wherever it is.
+pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    whole(File::open(path)?)
+}
+
+fn whole(mut file: File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(USUAL);
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// A procfs of the PID namespace that it was opened in. It still leads there when the namespaces have been left, and
 /// shows the caller's namespaces as they are when it is read.
@@ -59,11 +73,7 @@ impl Procfs {
     /// Reads a file.
     pub fn read(&self, path: impl AsRef<Path>) -> Result<Vec<u8>> {
         let path = path.as_ref();
-        let mut bytes = Vec::new();
-        self.open_at(path, OFlags::RDONLY)?
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("cannot read /proc/{}", path.display()))?;
-        Ok(bytes)
+        whole(self.open_at(path, OFlags::RDONLY)?).with_context(|| format!("cannot read /proc/{}", path.display()))
     }
 
     /// Writes a file, in one call, as the kernel wants it.

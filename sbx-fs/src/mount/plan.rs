@@ -1,7 +1,7 @@
 //! What the document asks to be mounted: understood, or refused, before anything is touched.
 
 use super::file_system::{FileSystem, Owner};
-use crate::edit::links;
+use crate::edit::{has_init, links};
 use crate::extra::{INSIDE, LOOP, NOBODY};
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc::{
@@ -96,6 +96,8 @@ pub struct Plan {
     pub masked: Vec<PathBuf>,
     /// What masks a directory.
     pub empty: FileSystem,
+    /// Whether its first process is an init, which keeps what it runs in cgroups.
+    has_init: bool,
 }
 
 /// One mount.
@@ -208,9 +210,11 @@ impl Attributes {
         self.tree.apply(&tree, true, propagation)
     }
 
-    /// Sets them on one mount, whatever has been mounted below it since.
-    pub fn apply_to_top(&self, mount: impl AsFd) -> Result<()> {
-        [&self.top, &self.tree].iter().try_for_each(|change| change.apply(&mount, false, 0))
+    /// Sets them on one mount, whatever is mounted below it, and with `propagation` that of it.
+    pub fn apply_to_top(&self, mount: impl AsFd, propagation: u64) -> Result<()> {
+        let Self { top, tree } = self;
+        let change = Change { set: top.set & !tree.clear | tree.set, clear: top.clear | tree.clear };
+        change.apply(&mount, false, propagation)
     }
 
     pub fn read_only(&self) -> ReadOnly {
@@ -291,6 +295,7 @@ impl Plan {
             read_only: paths("linux.readonlyPaths")?,
             masked: paths("linux.maskedPaths")?,
             empty: FileSystem::new("tmpfs", &["mode=755", "nr_inodes=1"], Attributes::of(&["ro"]), owner)?,
+            has_init: has_init(doc)?,
         };
         let entries: Vec<Entry> = doc.read("mounts")?.unwrap_or_default();
         for entry in entries {
@@ -356,12 +361,15 @@ impl Plan {
     }
 
     /// The cgroup file systems of a container: on a host with v1 hierarchies a directory with what systemd needs to
-    /// run, its own named hierarchy and the v2 one. The controllers are not its business.
+    /// run, its own named hierarchy and the v2 one, and nothing for others. The controllers are not its business.
     fn cgroup(&mut self, at: PathBuf, attributes: Attributes, host: &Host, owner: Owner<'_>) -> Result<()> {
         if !host.v1 {
             ensure!(host.unified, "the host has no cgroup file system");
             let unified = FileSystem::new("cgroup2", &[], attributes, owner)?;
             self.push(at, Source::FileSystem(unified));
+            return Ok(());
+        }
+        if !self.has_init {
             return Ok(());
         }
         let directory = FileSystem::new("tmpfs", &["mode=755"], attributes.clone().with(&["ro"]), owner)?;
@@ -393,6 +401,7 @@ fn check(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
+    const INIT: &str = r#""sbx":{"unit":{"init":"systemd"}}"#;
     const HYBRID: Host = Host { selinux: false, v1: true, systemd: true, unified: true };
 
     fn plan(text: &str, host: &Host) -> Result<Plan> {
@@ -400,7 +409,7 @@ mod tests {
     }
 
     fn mounts(mount: &str, host: &Host) -> Result<Vec<Mount>> {
-        plan(&format!(r#"{{"root":{{"path":"/r"}},"mounts":[{mount}]}}"#), host).map(|plan| plan.mounts)
+        plan(&format!(r#"{{"root":{{"path":"/r"}},"mounts":[{mount}],{INIT}}}"#), host).map(|plan| plan.mounts)
     }
 
     #[test]
@@ -452,6 +461,8 @@ mod tests {
         assert_eq!(shown(Host { systemd: false, unified: false, ..HYBRID }), ["tmpfs on /c"]);
         assert_eq!(shown(Host { v1: false, ..HYBRID }), ["cgroup2 on /c"]);
         assert!(mounts(r#"{"destination":"/c","type":"cgroup"}"#, &Host::default()).is_err());
+        let without_init = plan(r#"{"root":{"path":"/r"},"mounts":[{"destination":"/c","type":"cgroup"}]}"#, &HYBRID);
+        assert_eq!(without_init.expect("plan").mounts.len(), 0);
     }
 
     #[test]

@@ -14,7 +14,8 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use sbx::sys;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 /// Where the kernel shows itself. A link on the way there would put procfs, the device nodes or a mask elsewhere
 /// (CVE-2019-19921, CVE-2023-27561, CVE-2025-54867, CVE-2026-41579).
@@ -34,8 +35,8 @@ pub struct Root {
     own: HashSet<u64>,
     /// How far each mount, by its id, must be read-only.
     read_only: HashMap<u64, ReadOnly>,
-    /// File systems whose attributes are still to be set.
-    incomplete: Vec<(OwnedFd, Attributes)>,
+    /// File systems whose attributes are still to be set, and where they are.
+    incomplete: Vec<(PathBuf, OwnedFd, Attributes)>,
 }
 
 /// What covers paths: the null device a file, an empty directory a directory.
@@ -45,25 +46,26 @@ pub struct Mask<'a> {
     /// Whether the first file is covered, by the mount itself. Only then can it be copied.
     is_attached: bool,
     empty: &'a FileSystem,
+    /// What covers the first directory.
+    directory: Option<OwnedFd>,
 }
 
 impl<'a> Mask<'a> {
     pub fn new(null: OwnedFd, empty: &'a FileSystem) -> Self {
-        Self { null, is_attached: false, empty }
+        Self { null, is_attached: false, empty, directory: None }
     }
 
     fn file(&mut self) -> Result<OwnedFd> {
-        if std::mem::replace(&mut self.is_attached, true) {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            return Ok(open_tree(&self.null, "", flags | OpenTreeFlags::AT_EMPTY_PATH)?);
-        }
-        Ok(self.null.try_clone()?)
+        if std::mem::replace(&mut self.is_attached, true) { copy(&self.null) } else { Ok(self.null.try_clone()?) }
     }
 
-    fn directory(&self) -> Result<OwnedFd> {
-        let cover = self.empty.make(&self.empty.configure()?)?;
-        self.empty.attributes.apply(&cover, 0)?;
-        Ok(cover)
+    fn directory(&mut self) -> Result<OwnedFd> {
+        if let Some(covers) = &self.directory {
+            return copy(covers);
+        }
+        let covers = self.empty.make(&self.empty.configure()?)?;
+        self.empty.attributes.apply_to_top(&covers, 0)?;
+        Ok(self.directory.insert(covers).try_clone()?)
     }
 }
 
@@ -82,6 +84,8 @@ impl Root {
     /// Mounts a tree, and returns its id.
     pub fn bind(&mut self, destination: &Path, tree: &OwnedFd, read_only: ReadOnly) -> Result<u64> {
         let place = self.place(destination, is_directory(tree)?)?;
+        // What was there is no longer in reach by its path.
+        self.incomplete.iter_mut().filter(|(path, ..)| path.starts_with(destination)).for_each(|(path, ..)| path.clear());
         self.attach_at(&place, tree, read_only)
     }
 
@@ -101,7 +105,7 @@ impl Root {
         let tree = file_system.make(context)?;
         let id = self.bind(destination, &tree, file_system.attributes.read_only())?;
         self.own.insert(id);
-        self.incomplete.push((tree, file_system.attributes.clone()));
+        self.incomplete.push((destination.to_owned(), tree, file_system.attributes.clone()));
         Ok(())
     }
 
@@ -110,6 +114,9 @@ impl Root {
         let shown = path.display();
         let failed = || format!("cannot make the link {shown}");
         let (directory, name) = path.parent().zip(path.file_name()).with_context(failed)?;
+        if let Some(made) = self.made(directory) {
+            return symlinkat(target, made, name).with_context(failed);
+        }
         let directory = self.place(directory, true)?;
         ensure!(self.own.contains(&mount_id(&directory)?), "{shown}: its directory is not the container's own");
         symlinkat(target, directory, name).with_context(failed)
@@ -117,8 +124,8 @@ impl Root {
 
     /// Sets the attributes of the file systems, now that a read-only one has its mount points too, and of the root.
     pub fn complete(&mut self, read_only: bool) -> Result<()> {
-        for (mount, attributes) in self.incomplete.drain(..) {
-            attributes.apply_to_top(&mount)?;
+        for (_, mount, attributes) in self.incomplete.drain(..) {
+            attributes.apply_to_top(&mount, 0)?;
         }
         if read_only {
             sys::mount_setattr(&self.tree, false, nix::libc::MOUNT_ATTR_RDONLY, 0, 0)
@@ -177,6 +184,12 @@ impl Root {
     /// tree of the host's.
     fn place(&self, path: &Path, directory: bool) -> Result<OwnedFd> {
         let shown = path.display();
+        if let Some(made) = path.parent().and_then(|parent| self.made(parent)).zip(path.file_name()) {
+            match place_in(made.0, made.1, directory) {
+                Err(Errno::EXIST) => {}
+                place => return place.with_context(|| format!("cannot make {shown}")),
+            }
+        }
         if let Some(found) = self.existing(path)? {
             let alike = is_directory(&found)? == directory;
             ensure!(alike, "{shown} is {} directory", if directory { "not a" } else { "a" });
@@ -186,17 +199,16 @@ impl Root {
         let within = self.place(parent, true)?;
         let own = self.own.contains(&mount_id(&within)?);
         ensure!(own, "{shown} is missing, and {} is not the container's own", parent.display());
-        // Neither follows a link.
-        let made = if directory {
-            mkdirat(&within, name, MODE_DIRECTORY)
-        } else {
-            mknodat(&within, name, FileType::RegularFile, MODE_FILE, 0)
-        };
-        if made == Err(Errno::EXIST) {
-            bail!("{shown} is a symbolic link that leads nowhere");
+        match place_in(&within, name, directory) {
+            Err(Errno::EXIST) => bail!("{shown} is a symbolic link that leads nowhere"),
+            place => place.with_context(|| format!("cannot make {shown}")),
         }
-        made.and_then(|()| openat(&within, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()))
-            .with_context(|| format!("cannot make {shown}"))
+    }
+
+    /// The directory at `path`, if it is known without looking for it: the root, or that of a file system made just now.
+    fn made(&self, path: &Path) -> Option<&OwnedFd> {
+        let made = self.incomplete.iter().map(|(path, tree, _)| (path.as_path(), tree));
+        made.chain([(Path::new("/"), &self.tree)]).find(|(made, _)| *made == path).map(|(_, tree)| tree)
     }
 
     /// What is at `path`, if anything is. Links are followed as they are for whoever has this root, but not where the
@@ -212,6 +224,22 @@ impl Root {
             found => found.map(Some).with_context(|| format!("cannot open {}", path.display())),
         }
     }
+}
+
+/// Makes a place in a directory: follows no link, and takes nothing that is there.
+fn place_in(within: &OwnedFd, name: &OsStr, directory: bool) -> rustix::io::Result<OwnedFd> {
+    if directory {
+        mkdirat(within, name, MODE_DIRECTORY)?;
+    } else {
+        mknodat(within, name, FileType::RegularFile, MODE_FILE, 0)?;
+    }
+    openat(within, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// A second mount of what is mounted somewhere here.
+fn copy(mount: &OwnedFd) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(mount, "", flags)?)
 }
 
 fn is_directory(fd: impl AsFd) -> Result<bool> {
