@@ -22,7 +22,7 @@ use sbx::ids::Ids;
 use sbx::namespace::NOBODYS;
 use sbx::process::Live;
 use sbx::procfs::Procfs;
-use sbx::{Document, host, namespace, rootless, storage, sys};
+use sbx::{Document, namespace, rootless, storage, sys};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -32,8 +32,7 @@ use std::path::{Path, PathBuf};
 pub fn mount(doc: &Document, act: bool) -> Result<()> {
     let name = doc.name()?;
     let procfs = Procfs::open()?;
-    let host = Host::new(&procfs.mounts()?, host::runs_selinux());
-    let plan = Plan::of(doc, &host)?;
+    let plan = Plan::of(doc, &Host::here())?;
     if !act {
         Opened::open(doc, &plan, None, &procfs)?;
         return plan.mounts.iter().try_for_each(check);

@@ -306,7 +306,9 @@ impl Filter {
             None => read_document()?,
         };
         step(&mut doc, !self.dry_run)?;
-        print(&doc.to_line())
+        print(&doc.to_line())?;
+        // The next step sees that this is all of it, and need not wait for this process's end.
+        sys::close(1, 1).context("cannot close stdout")
     }
 }
 

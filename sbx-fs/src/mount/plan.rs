@@ -5,13 +5,13 @@ use crate::edit::{has_init, links};
 use crate::extra::{INSIDE, LOOP, NOBODY};
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc::{
-    MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
+    self, MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_RELATIME, MOUNT_ATTR_STRICTATIME,
 };
+use rustix::fs::statfs;
 use sbx::ids::Ids;
-use sbx::mountinfo;
 use sbx::storage::Storage;
-use sbx::{Document, rootless, storage, sys};
+use sbx::{Document, host, rootless, storage, sys};
 use serde::Deserialize;
 use std::fmt;
 use std::os::fd::AsFd;
@@ -72,11 +72,16 @@ pub struct Host {
 }
 
 impl Host {
-    /// The host that has these mounts.
-    pub fn new(mounts: &[mountinfo::Mount], selinux: bool) -> Self {
-        let has = |kind: &str| mounts.iter().any(|mount| mount.kind == kind);
-        let systemd = mounts.iter().any(|mount| mount.kind == "cgroup" && mount.has_parameter("name=systemd"));
-        Self { selinux, v1: has("cgroup"), systemd, unified: has("cgroup2") }
+    /// The host that this runs on: its cgroups are where systemd has them, and every other init.
+    pub fn here() -> Self {
+        let is = |place: &str, kind: i64| statfs(place).is_ok_and(|there| there.f_type == kind);
+        let cgroup2 = |place: &str| is(place, libc::CGROUP2_SUPER_MAGIC);
+        Self {
+            selinux: host::runs_selinux(),
+            v1: is("/sys/fs/cgroup", libc::TMPFS_MAGIC),
+            systemd: is("/sys/fs/cgroup/systemd", libc::CGROUP_SUPER_MAGIC),
+            unified: cgroup2("/sys/fs/cgroup") || cgroup2("/sys/fs/cgroup/unified"),
+        }
     }
 }
 

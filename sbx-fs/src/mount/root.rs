@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use sbx::sys;
 use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, OwnedFd};
 use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Where the kernel shows itself. A link on the way there would put procfs, the device nodes or a mask elsewhere
@@ -85,7 +85,10 @@ impl Root {
     pub fn bind(&mut self, destination: &Path, tree: &OwnedFd, read_only: ReadOnly) -> Result<u64> {
         let place = self.place(destination, is_directory(tree)?)?;
         // What was there is no longer in reach by its path.
-        self.incomplete.iter_mut().filter(|(path, ..)| path.starts_with(destination)).for_each(|(path, ..)| path.clear());
+        self.incomplete
+            .iter_mut()
+            .filter(|(path, ..)| path.starts_with(destination))
+            .for_each(|(path, ..)| path.clear());
         self.attach_at(&place, tree, read_only)
     }
 
