@@ -6,6 +6,7 @@ mod file;
 use anyhow::{Context, Result, ensure};
 use caps::{Capability, CapsHashSet};
 use sbx::confine::Profile;
+use sbx::seccomp::Seccomp;
 use sbx::{Document, tool};
 use serde_json::{Value, from_value, json};
 use std::path::PathBuf;
@@ -164,6 +165,30 @@ impl FromStr for Switch {
 
 /// Fills in the profile: what is asked for, and the default where there is nothing to begin with.
 pub fn fill(doc: &mut Document, wish: &Wish) -> Result<()> {
+    match fill_all_but_calls(doc, wish)? {
+        Calls::Ours(filter) => doc.set("linux.seccomp", filter),
+        Calls::Given(filter) => doc.set("linux.seccomp", filter),
+    }
+}
+
+/// The profile of a base, whatever a document has.
+pub fn alone(wish: &Wish) -> Result<Profile> {
+    let mut doc = Document::default();
+    let filter = match fill_all_but_calls(&mut doc, wish)? {
+        Calls::Ours(filter) => filter,
+        Calls::Given(filter) => from_value(filter).context("linux.seccomp")?,
+    };
+    Profile::of(&doc)?.with_calls(&filter)
+}
+
+/// Nine tenths of a document, which are not made text where nobody reads that.
+enum Calls {
+    Ours(Seccomp),
+    Given(Value),
+}
+
+/// Fills in the profile but for the filter of calls, which it returns.
+fn fill_all_but_calls(doc: &mut Document, wish: &Wish) -> Result<Calls> {
     let is_strict = matches!(wish.base, Some(Base::Strict));
     let [capabilities, no_new_privs, limits, seccomp] = beginning(doc, &wish.base)?;
 
@@ -177,23 +202,15 @@ pub fn fill(doc: &mut Document, wish: &Wish) -> Result<()> {
     doc.set("process.capabilities", capabilities)?;
     doc.set("process.noNewPrivileges", no_new_privs.unwrap_or(json!(true)))?;
     doc.set("process.rlimits", limited(limits, &wish.limits)?)?;
-    match (&wish.seccomp, seccomp) {
-        (Some(Filter::None), _) => doc.set("linux.seccomp", json!({ "defaultAction": "SCMP_ACT_ALLOW" })),
-        (Some(Filter::File(path)), _) => doc.set("linux.seccomp", file::filter(path, &held)?),
-        (None, Some(seccomp)) => doc.set("linux.seccomp", seccomp),
-        (None | Some(Filter::Default), _) => doc.set("linux.seccomp", calls::filter(&held, is_strict)),
-    }?;
     if wish.no_new_privs == Some(Switch::Off) {
         tool::say("sbx-exec", "no_new_privs is off: programs inside may gain what their files give them");
     }
-    Ok(())
-}
-
-/// The profile of a base, whatever a document has.
-pub fn alone(wish: &Wish) -> Result<Profile> {
-    let mut doc = Document::default();
-    fill(&mut doc, wish)?;
-    Profile::of(&doc)
+    Ok(match (&wish.seccomp, seccomp) {
+        (Some(Filter::None), _) => Calls::Given(json!({ "defaultAction": "SCMP_ACT_ALLOW" })),
+        (Some(Filter::File(path)), _) => Calls::Given(file::filter(path, &held)?),
+        (None, Some(seccomp)) => Calls::Given(seccomp),
+        (None | Some(Filter::Default), _) => Calls::Ours(calls::filter(&held, is_strict)),
+    })
 }
 
 /// Fills in the profile of a process that waits for others, and does nothing else: no capability, and the calls for that.

@@ -128,6 +128,11 @@ impl Profile {
             seccomp: seccomp.map(|seccomp| seccomp.compile()).transpose().context("linux.seccomp")?.unwrap_or_default(),
         })
     }
+
+    /// With these system calls in the place of the document's.
+    pub fn with_calls(self, calls: &seccomp::Seccomp) -> Result<Self> {
+        Ok(Self { seccomp: calls.compile().context("linux.seccomp")?, ..self })
+    }
 }
 
 impl Confinement {

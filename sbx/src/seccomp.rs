@@ -14,7 +14,7 @@ use crate::sys;
 use anyhow::{Context, Result, ensure};
 use nix::libc::{self, sock_filter};
 use serde::de::Visitor;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeSet;
 use std::env::consts::ARCH;
 use std::fmt;
@@ -49,45 +49,55 @@ const MAX_ERRNO: u32 = 4095;
 const NO_CALL: u32 = u32::MAX;
 
 /// `linux.seccomp` as the OCI runtime specification has it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Seccomp {
     default_action: Action,
+    #[serde(skip_serializing_if = "Option::is_none")]
     default_errno_ret: Option<u32>,
     #[serde(default, deserialize_with = "list")]
     architectures: Vec<String>,
-    #[serde(default, deserialize_with = "list")]
+    #[serde(default, deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     flags: Vec<Flag>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     listener_path: Option<String>,
     #[serde(default, deserialize_with = "list")]
     syscalls: Vec<Rule>,
 }
 
-#[derive(Debug, Deserialize)]
+/// What some calls are answered, if all conditions hold.
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Rule {
+pub struct Rule {
     names: Vec<Called>,
     action: Action,
+    #[serde(skip_serializing_if = "Option::is_none")]
     errno_ret: Option<u32>,
-    #[serde(default, deserialize_with = "list")]
+    #[serde(default, deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     args: Vec<Condition>,
 }
 
-/// The call that a name means here, if there is one.
+/// What is called by a name.
 #[derive(Debug)]
-struct Called(Option<Sysno>);
+enum Called {
+    Known(Sysno),
+    /// Nothing on this architecture, or nothing at all.
+    Unknown(Box<str>),
+}
 
-#[derive(Debug, Deserialize)]
+/// What an argument must be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Condition {
+pub struct Condition {
     index: u8,
     value: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     value_two: Option<u64>,
     op: Op,
 }
 
 /// What a call is answered. Not `SCMP_ACT_NOTIFY`: there is nobody to be notified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Action {
     #[serde(rename = "SCMP_ACT_ALLOW")]
     Allow,
@@ -105,7 +115,7 @@ enum Action {
     KillProcess,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Op {
     #[serde(rename = "SCMP_CMP_NE")]
     Ne,
@@ -123,7 +133,7 @@ enum Op {
     MaskedEq,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Flag {
     /// All threads: each of ours has but one.
     #[serde(rename = "SECCOMP_FILTER_FLAG_TSYNC")]
@@ -157,6 +167,23 @@ impl Filter {
 }
 
 impl Seccomp {
+    /// What these rules let through, and nothing else: other calls do not exist (ENOSYS).
+    pub fn of(syscalls: Vec<Rule>) -> Self {
+        Self {
+            default_action: Action::Errno,
+            default_errno_ret: Some(libc::ENOSYS as u32),
+            architectures: vec![format!("SCMP_ARCH_{}", ARCH.to_uppercase())],
+            flags: Vec::new(),
+            listener_path: None,
+            syscalls,
+        }
+    }
+
+    /// The rules.
+    pub fn rules(&self) -> &[Rule] {
+        &self.syscalls
+    }
+
     /// The filter; an error names what of it cannot be had.
     pub fn compile(&self) -> Result<Filter> {
         let architecture = native()?;
@@ -190,7 +217,10 @@ impl Seccomp {
         let mut answers = Vec::new();
         for rule in &self.syscalls {
             // What the tables of this architecture do not have cannot be called by that name.
-            let calls = rule.names.iter().filter_map(|name| name.0);
+            let calls = rule.names.iter().filter_map(|name| match name {
+                Called::Known(call) => Some(*call),
+                Called::Unknown(_) => None,
+            });
             let name = || calls.clone().next().map_or("a rule", |call| call.name());
             let answer = answer(rule.action, rule.errno_ret).with_context(name)?;
             let unknown = rule.args.iter().map(|condition| condition.index).find(|index| *index > 5);
@@ -219,6 +249,36 @@ impl Seccomp {
 }
 
 impl Rule {
+    /// Lets calls through.
+    pub fn allow<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        Self {
+            names: names.into_iter().map(Called::of).collect(),
+            action: Action::Allow,
+            errno_ret: None,
+            args: Vec::new(),
+        }
+    }
+
+    /// Has calls fail with an errno.
+    pub fn fail<'a>(names: impl IntoIterator<Item = &'a str>, errno: u32) -> Self {
+        Self { action: Action::Errno, errno_ret: Some(errno), ..Self::allow(names) }
+    }
+
+    /// Only if all of these hold.
+    pub fn only_if(self, conditions: &[Condition]) -> Self {
+        Self { args: conditions.to_vec(), ..self }
+    }
+
+    /// Whether calls are let through.
+    pub fn allows(&self) -> bool {
+        self.action == Action::Allow
+    }
+
+    /// The names of the calls that it is for, if it is for them always.
+    pub fn always(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().filter(|_| self.args.is_empty()).map(Called::name)
+    }
+
     /// What holds alternatively: all of its conditions together, or each, if there are several on one argument.
     fn alternatives(&self) -> impl Iterator<Item = &[Condition]> {
         let indexes: BTreeSet<u8> = self.args.iter().map(|condition| condition.index).collect();
@@ -227,6 +287,11 @@ impl Rule {
 }
 
 impl Condition {
+    /// Whether the argument of this index is the value, as far as the mask goes.
+    pub fn masked(index: u8, mask: u32, value: u32) -> Self {
+        Self { index, value: mask.into(), value_two: Some(value.into()), op: Op::MaskedEq }
+    }
+
     /// Goes on behind it if it holds, and else skips so many instructions there.
     fn compile(&self, skipped: u8) -> Vec<sock_filter> {
         let is_negated = matches!(self.op, Op::Ne | Op::Lt | Op::Le);
@@ -253,8 +318,28 @@ impl Condition {
     }
 }
 
+impl Called {
+    fn of(name: &str) -> Self {
+        number(name).map_or_else(|| Self::Unknown(name.into()), Self::Known)
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Known(call) if call.name() == FSTATAT => NEWFSTATAT,
+            Self::Known(call) => call.name(),
+            Self::Unknown(name) => name,
+        }
+    }
+}
+
+impl Serialize for Called {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 impl<'de> Deserialize<'de> for Called {
-    /// A document has some hundred names: none is kept.
+    /// A document has some hundred names, of which those that are known are not kept.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Name;
         impl Visitor<'_> for Name {
@@ -265,18 +350,20 @@ impl<'de> Deserialize<'de> for Called {
             }
 
             fn visit_str<E>(self, name: &str) -> Result<Called, E> {
-                Ok(Called(number(name)))
+                Ok(Called::of(name))
             }
         }
         deserializer.deserialize_str(Name)
     }
 }
 
+/// The table of newer architectures has another name for it than the kernel and libseccomp.
+const FSTATAT: &str = "fstatat";
+const NEWFSTATAT: &str = "newfstatat";
+
 /// The number of a system call on this architecture, if it has one of that name.
 pub fn number(name: &str) -> Option<Sysno> {
-    let number = name.parse().ok();
-    // The compiler's table of newer architectures has another name for it than the kernel and libseccomp.
-    number.or_else(|| if name == "newfstatat" { "fstatat".parse().ok() } else { None })
+    name.parse().ok().or_else(|| if name == NEWFSTATAT { FSTATAT.parse().ok() } else { None })
 }
 
 fn native() -> Result<&'static Architecture> {

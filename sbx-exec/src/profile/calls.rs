@@ -2,7 +2,7 @@
 
 use caps::{Capability, CapsHashSet};
 use nix::libc::{self, AF_ALG, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_VSOCK};
-use serde::Serialize;
+use sbx::seccomp::{Condition, Rule, Seccomp};
 use std::collections::BTreeSet;
 
 /// The system calls that are let through, whatever their arguments. One that is in neither list, such as clone3, whose flags a filter cannot
@@ -93,7 +93,7 @@ const NAMESPACE_FLAGS: [u32; 7] =
 
 /// The calls that give a file its mode, and which argument that is. A set-user-ID or set-group-ID file that is the host's too
 /// gives what the sandbox has to whoever executes it there: without CAP_FSETID these bits are refused.
-const MODES: [(&str, u32); 9] = [
+const MODES: [(&str, u8); 9] = [
     ("chmod", 1),
     ("creat", 1),
     ("fchmod", 1),
@@ -106,7 +106,7 @@ const MODES: [(&str, u32); 9] = [
 ];
 
 /// The calls that give one to a file which they make, by flags, and which arguments flags and mode are.
-const OPENS: [(&str, u32, u32); 2] = [("open", 1, 2), ("openat", 2, 3)];
+const OPENS: [(&str, u8, u8); 2] = [("open", 1, 2), ("openat", 2, 3)];
 
 /// The flags by which a file is made: O_CREAT, and that of O_TMPFILE which is not O_DIRECTORY.
 const MAKING_FLAGS: [u32; 2] = [libc::O_CREAT as u32, (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32];
@@ -128,57 +128,14 @@ const PROTOCOL_BITS: u32 = 5;
 const NETLINK: u32 = AF_NETLINK as u32;
 const NETLINK_AUDIT: u32 = libc::NETLINK_AUDIT as u32;
 
-/// What an argument of 32 bits is: the number of it, a mask, and what is left of it under that mask.
-type Condition = (u32, u32, u32);
-
-const ALLOW: &str = "SCMP_ACT_ALLOW";
-const REFUSE: &str = "SCMP_ACT_ERRNO";
-
-/// `linux.seccomp` as the OCI runtime specification has it.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Filter {
-    default_action: &'static str,
-    default_errno_ret: i32,
-    architectures: [String; 1],
-    syscalls: Vec<Rule>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Rule {
-    names: Vec<&'static str>,
-    action: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    errno_ret: Option<i32>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    args: Vec<Argument>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Argument {
-    index: u32,
-    value: u32,
-    value_two: u32,
-    op: &'static str,
-}
-
 /// The filter for who has these capabilities. No two of its rules answer one call differently, so that all who read it
 /// agree on what it says (docs/decisions/0005-one-filter.md).
-pub fn filter(capabilities: &CapsHashSet, is_strict: bool) -> Filter {
+pub fn filter(capabilities: &CapsHashSet, is_strict: bool) -> Seccomp {
     let names = |text: &'static str| text.split_ascii_whitespace();
-    let refuse = |names: &[&'static str]| fail(names, libc::EPERM);
-    let only_if = |rule: Rule, conditions: &[Condition]| {
-        let args = conditions.iter().map(|(index, mask, value)| Argument {
-            index: *index,
-            value: *mask,
-            value_two: *value,
-            op: "SCMP_CMP_MASKED_EQ",
-        });
-        Rule { args: args.collect(), ..rule }
-    };
-    let is = |index: u32, value: u32| (index, u32::MAX, value);
+    let allow = |call: &'static str| Rule::allow([call]);
+    let refuse = |call: &'static str| Rule::fail([call], libc::EPERM as u32);
+    let has = Condition::masked;
+    let is = |index: u8, value: u32| has(index, u32::MAX, value);
     let mut allowed: BTreeSet<&str> = names(ALLOWED).collect();
     let mut refused: BTreeSet<&str> = names(REFUSED).collect();
     for (_, calls) in GATED.iter().filter(|(capability, _)| capabilities.contains(capability)) {
@@ -194,83 +151,67 @@ pub fn filter(capabilities: &CapsHashSet, is_strict: bool) -> Filter {
     if !capabilities.contains(&Capability::CAP_FSETID) {
         let all = |flags: &[u32]| flags.iter().sum::<u32>();
         for (call, mode) in MODES.into_iter().filter(|(call, _)| allowed.remove(call)) {
-            modes.push(only_if(allow(&[call]), &[(mode, all(&SET_ID), 0)]));
-            modes.extend(SET_ID.map(|bit| only_if(refuse(&[call]), &[(mode, bit, bit)])));
+            modes.push(allow(call).only_if(&[has(mode, all(&SET_ID), 0)]));
+            modes.extend(SET_ID.map(|bit| refuse(call).only_if(&[has(mode, bit, bit)])));
         }
         for (call, flags, mode) in OPENS.into_iter().filter(|(call, ..)| allowed.remove(call)) {
-            modes.push(only_if(allow(&[call]), &[(flags, all(&MAKING_FLAGS), 0)]));
-            for making in MAKING_FLAGS.map(|flag| (flags, flag, flag)) {
-                modes.push(only_if(allow(&[call]), &[making, (mode, all(&SET_ID), 0)]));
-                modes.extend(SET_ID.map(|bit| only_if(refuse(&[call]), &[making, (mode, bit, bit)])));
+            modes.push(allow(call).only_if(&[has(flags, all(&MAKING_FLAGS), 0)]));
+            for flag in MAKING_FLAGS {
+                let makes = || has(flags, flag, flag);
+                modes.push(allow(call).only_if(&[makes(), has(mode, all(&SET_ID), 0)]));
+                modes.extend(SET_ID.map(|bit| refuse(call).only_if(&[makes(), has(mode, bit, bit)])));
             }
         }
         // Its arguments are where no filter can look.
         allowed.remove("openat2");
     }
-    let list = |calls: &BTreeSet<&'static str>| calls.iter().copied().collect::<Vec<_>>();
-    let mut rules = vec![allow(&list(&allowed)), refuse(&list(&refused))];
+    let mut rules = vec![Rule::allow(allowed), Rule::fail(refused, libc::EPERM as u32)];
     rules.extend(modes);
-    rules.extend(PERSONALITIES.map(|persona| only_if(allow(&["personality"]), &[is(0, persona)])));
+    rules.extend(PERSONALITIES.map(|persona| allow("personality").only_if(&[is(0, persona)])));
     if capabilities.contains(&Capability::CAP_SYS_ADMIN) {
-        rules.push(allow(&["clone"]));
+        rules.push(allow("clone"));
     } else {
-        rules.push(only_if(allow(&["clone"]), &[(0, NAMESPACE_FLAGS.iter().sum(), 0)]));
-        rules.extend(NAMESPACE_FLAGS.map(|flag| only_if(refuse(&["clone"]), &[(0, flag, flag)])));
+        rules.push(allow("clone").only_if(&[has(0, NAMESPACE_FLAGS.iter().sum(), 0)]));
+        rules.extend(NAMESPACE_FLAGS.map(|flag| refuse("clone").only_if(&[has(0, flag, flag)])));
     }
-    rules.extend(all_but(1, &TERMINAL_IOCTLS, u32::BITS).map(|other| only_if(allow(&["ioctl"]), &[other])));
-    rules.extend(TERMINAL_IOCTLS.map(|request| only_if(refuse(&["ioctl"]), &[is(1, request)])));
+    let others = all_but(&TERMINAL_IOCTLS, u32::BITS);
+    rules.extend(others.map(|(mask, other)| allow("ioctl").only_if(&[has(1, mask, other)])));
+    rules.extend(TERMINAL_IOCTLS.map(|request| refuse("ioctl").only_if(&[is(1, request)])));
 
-    let socket = |conditions: &[Condition]| only_if(allow(&["socket"]), conditions);
     if is_strict {
-        rules.extend(STRICT_FAMILIES.map(|family| socket(&[is(0, family as u32)])));
-        rules.push(socket(&[is(0, NETLINK), is(2, libc::NETLINK_ROUTE as u32)]));
+        rules.extend(STRICT_FAMILIES.map(|family| allow("socket").only_if(&[is(0, family as u32)])));
+        rules.push(allow("socket").only_if(&[is(0, NETLINK), is(2, libc::NETLINK_ROUTE as u32)]));
     } else {
         let [alg, vsock] = REFUSED_FAMILIES;
-        rules.extend(all_but(0, &[alg, vsock, NETLINK], FAMILY_BITS).map(|family| socket(&[family])));
-        let protocols = all_but(2, &[NETLINK_AUDIT], PROTOCOL_BITS);
-        rules.extend(protocols.map(|protocol| socket(&[is(0, NETLINK), protocol])));
+        let families = all_but(&[alg, vsock, NETLINK], FAMILY_BITS);
+        rules.extend(families.map(|(mask, family)| allow("socket").only_if(&[has(0, mask, family)])));
+        let protocols = all_but(&[NETLINK_AUDIT], PROTOCOL_BITS);
+        rules.extend(
+            protocols.map(|(mask, protocol)| allow("socket").only_if(&[is(0, NETLINK), has(2, mask, protocol)])),
+        );
     }
-    rules.extend(REFUSED_FAMILIES.map(|family| only_if(refuse(&["socket"]), &[is(0, family)])));
+    rules.extend(REFUSED_FAMILIES.map(|family| refuse("socket").only_if(&[is(0, family)])));
     let audit = [is(0, NETLINK), is(2, NETLINK_AUDIT)];
     rules.push(if capabilities.contains(&Capability::CAP_AUDIT_WRITE) {
-        socket(&audit)
+        allow("socket").only_if(&audit)
     } else {
         // No audit from inside. PAM takes it well that there is none, but not that it is refused.
-        only_if(fail(&["socket"], libc::EAFNOSUPPORT), &audit)
+        Rule::fail(["socket"], libc::EAFNOSUPPORT as u32).only_if(&audit)
     });
-    of_rules(rules)
+    Seccomp::of(rules)
 }
 
 /// The filter for who waits, and nothing else.
-pub fn for_waiting() -> Filter {
-    let names: Vec<&str> = WAITING.split_ascii_whitespace().collect();
-    of_rules(vec![allow(&names)])
+pub fn for_waiting() -> Seccomp {
+    Seccomp::of(vec![Rule::allow(WAITING.split_ascii_whitespace())])
 }
 
-/// A filter of these rules. What is in none does not exist.
-fn of_rules(syscalls: Vec<Rule>) -> Filter {
-    Filter {
-        default_action: REFUSE,
-        default_errno_ret: libc::ENOSYS,
-        architectures: [format!("SCMP_ARCH_{}", std::env::consts::ARCH.to_uppercase())],
-        syscalls,
-    }
-}
-
-fn allow(names: &[&'static str]) -> Rule {
-    Rule { names: names.to_vec(), action: ALLOW, errno_ret: None, args: Vec::new() }
-}
-
-fn fail(names: &[&'static str], errno: i32) -> Rule {
-    Rule { names: names.to_vec(), action: REFUSE, errno_ret: Some(errno), args: Vec::new() }
-}
-
-/// Conditions of which one, and no other, holds for an argument of so many bits that is none of these values: it has the upper
-/// bits of one of them down to a bit that is not as in any.
-fn all_but(index: u32, values: &[u32], bits: u32) -> impl Iterator<Item = Condition> {
+/// Masks and values of which one, and no other, is what an argument of so many bits has under that mask which is none of these
+/// values: it has the upper bits of one of them down to a bit that is not as in any.
+fn all_but(values: &[u32], bits: u32) -> impl Iterator<Item = (u32, u32)> + use<> {
     let branches = (0..bits).flat_map(|bit| values.iter().map(move |value| (u32::MAX << bit, value ^ (1 << bit))));
-    let others = branches.map(|(mask, value)| (index, mask, value & mask));
-    let apart = others.filter(|(_, mask, other)| values.iter().all(|value| value & mask != *other));
+    let others = branches.map(|(mask, value)| (mask, value & mask));
+    let apart = others.filter(|(mask, other)| values.iter().all(|value| value & mask != *other));
     apart.collect::<BTreeSet<_>>().into_iter()
 }
 
@@ -279,11 +220,13 @@ mod tests {
     use super::*;
     use syscalls::{aarch64, x86_64};
 
-    /// The names of rules without conditions, by their action.
-    fn of(capabilities: &[Capability], is_strict: bool) -> [BTreeSet<&'static str>; 2] {
-        let rules = filter(&capabilities.iter().copied().collect(), is_strict).syscalls;
-        let plain = |action| rules.iter().filter(move |rule| rule.action == action && rule.args.is_empty());
-        [ALLOW, REFUSE].map(|action| plain(action).flat_map(|rule| rule.names.iter().copied()).collect())
+    /// The names of calls that are let through, and of those that are refused, whatever their arguments.
+    fn of(capabilities: &[Capability], is_strict: bool) -> [BTreeSet<String>; 2] {
+        let filter = filter(&capabilities.iter().copied().collect(), is_strict);
+        [true, false].map(|allows| {
+            let rules = filter.rules().iter().filter(|rule| rule.allows() == allows);
+            rules.flat_map(Rule::always).map(str::to_owned).collect()
+        })
     }
 
     #[test]
@@ -304,7 +247,7 @@ mod tests {
         let [plain, _] = of(&[], false);
         for (capability, calls) in GATED {
             let [allowed, refused] = of(&[capability], false);
-            let more: Vec<&str> = allowed.difference(&plain).copied().filter(|call| *call != "clone").collect();
+            let more: Vec<&String> = allowed.difference(&plain).filter(|call| *call != "clone").collect();
             let mut expected: Vec<&str> = calls.split_ascii_whitespace().collect();
             expected.sort_unstable();
             assert_eq!(more, expected, "{capability}");
@@ -321,7 +264,7 @@ mod tests {
     #[test]
     fn without_its_capability_nobody_gives_a_file_an_id_of_its_own() {
         let ([all, _], [some, refused]) = (of(&[Capability::CAP_FSETID], false), of(&[], false));
-        let without: BTreeSet<&str> = all.difference(&some).copied().collect();
+        let without: BTreeSet<&str> = all.difference(&some).map(String::as_str).collect();
         let modes = MODES.iter().map(|(call, _)| *call).chain(OPENS.iter().map(|(call, ..)| *call));
         assert_eq!(without, modes.chain(["openat2"]).collect());
         assert!(refused.is_disjoint(&all));
@@ -331,10 +274,10 @@ mod tests {
     fn all_but_some_values_are_covered_once() {
         let excluded = [38, 40, 16];
         for bits in [6, 32] {
-            let conditions: Vec<Condition> = all_but(0, &excluded, bits).collect();
+            let others: Vec<_> = all_but(&excluded, bits).collect();
             let near = (0..0x1_0000).chain((0..32).flat_map(|bit| excluded.map(|value| value ^ (1 << bit))));
             for value in near.chain([u32::MAX]) {
-                let holding = conditions.iter().filter(|(_, mask, left)| value & mask == *left).count();
+                let holding = others.iter().filter(|(mask, other)| value & mask == *other).count();
                 let expected = !excluded.contains(&value) && u64::from(value) < 1 << bits;
                 assert_eq!(holding, usize::from(expected), "{value}");
             }
