@@ -208,6 +208,14 @@ fn nothing_is_left_however_it_ends() {
     host.bash(told).assert_code(5);
     host.bash("virt-sandbox -- bash -c 'sleep 1003 & disown; exit'").ok();
     host.assert_as(&before, "a process in the background");
+    // The steps on the way to it have been waited for.
+    let children = "virt-sandbox -- sh -c 'echo; exec sleep 1005' >said & pid=$!
+        until [ -s said ]; do sleep 0.05; done; rm said
+        for n in {1..50}; do [[ $(ps -o stat= --ppid $pid) == *Z* ]] || break; sleep 0.1; done
+        ps -o comm=,stat= --ppid $pid; kill $pid";
+    let children = host.bash(children).ok().text();
+    assert!(children.contains("sleep") && !children.contains('Z'), "{children}");
+    host.assert_as(&before, "the steps");
     // A service manager sends a signal to all that belongs to it.
     let all = format!(
         "virt-sandbox -n {name} --memory 64M -N dhcp -- sh -c 'echo; exec sleep 1004' >said &

@@ -58,7 +58,7 @@ pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
     }
     let Some(signals) = signals else { return Ok(()) };
     // The holder passes them on. It may have ended meanwhile.
-    signals.until([connection.as_fd(); 2], |signal| drop(holder.signal(signal)), None)?;
+    signals.until([connection.as_fd(); 2], |signal| drop(holder.signal(signal)), |_| false, None)?;
     match connection.event()? {
         Some(Event::Ended(code)) => Err(Status { code, message: None }.into()),
         _ => bail!("{name} was killed"),

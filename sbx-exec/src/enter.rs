@@ -76,7 +76,8 @@ fn wait(child: &Child, signals: &Forwarder, streams: &Streams, deadline: Option<
         let _ = Signal::try_from(signal).and_then(|signal| killpg(Pid::from_raw(child.pid), signal));
     };
     let ended = child.pidfd.as_fd();
-    signals.until([ended, streams.hung_up().unwrap_or(ended)], forward, deadline)?;
+    let is_own = |pid: i32| pid == child.pid || streams.have(pid);
+    signals.until([ended, streams.hung_up().unwrap_or(ended)], forward, is_own, deadline)?;
     // Whose terminal is gone is told so by the kernel, and may tidy up.
     let grace = if streams.hung_up().is_some() { GRACE } else { Duration::ZERO };
     if let [false] = readable([ended], Some(grace)).context("cannot wait")? {

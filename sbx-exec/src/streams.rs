@@ -99,6 +99,12 @@ impl Streams {
         self.relay.as_ref().map(|(relay, _)| relay.pidfd.as_fd())
     }
 
+    /// Whether a process is one that passes on.
+    pub fn have(&self, pid: i32) -> bool {
+        let pumps = self.pipes.iter().map(|stream| &stream.pump);
+        pumps.chain(self.relay.iter().map(|(relay, _)| relay)).any(|child| child.pid == pid)
+    }
+
     /// In the command's process: puts pipes in their places.
     pub fn place(&self) -> Result<()> {
         let place = |stream: &Stream| sys::place(&stream.inside, stream.number);
