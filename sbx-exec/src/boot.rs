@@ -81,9 +81,9 @@ pub fn ask_to_end_with_us(Running { doc, .. }: &Running) -> Result<Connection> {
 }
 
 /// Waits until it will.
-pub fn ends_with_us(Running { doc, .. }: &Running, mut connection: Connection) -> Result<Connection> {
+pub fn ends_with_us(Running { doc, .. }: &Running, connection: &mut Connection) -> Result<()> {
     match connection.event()? {
-        Some(Event::Started) => Ok(connection),
+        Some(Event::Started) => Ok(()),
         Some(Event::Failed(status)) => Err(failed(status, true)),
         _ => bail!("the holder of {} is gone", doc.name()?),
     }

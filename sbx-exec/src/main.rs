@@ -161,14 +161,14 @@ fn run_command(options: &mut Parser) -> Result<()> {
     let profile = wish.take_if(|wish| wish.base.is_some()).map(|wish| profile::alone(&wish)).transpose()?;
     let mut running = source.running()?;
     let pid_file = pid_file.map(|path| PidFile::create(Path::new(&path))).transpose()?;
-    // Open until this process has ended, however it ends. While the holder confines itself, so does this process what the
-    // command is to be.
-    let patron = ends.then(|| boot::ask_to_end_with_us(&running)).transpose()?;
+    // Open until this process has ended, however it ends. While the holder confines itself, this process makes another that is to
+    // be the command, and that waits for it.
+    let mut patron = ends.then(|| boot::ask_to_end_with_us(&running)).transpose()?;
     wish.map_or(Ok(()), |wish| profile::fill(&mut running.doc, &wish))?;
     let profile = profile.map_or_else(|| Profile::of(&running.doc), Ok)?;
     let confinement = Confinement::by(profile, &running.doc)?;
-    let _patron = patron.map(|patron| boot::ends_with_us(&running, patron)).transpose()?;
-    Err(enter::run(&running, confinement, command, tty, pid_file, None)?.into())
+    let is_ready = || patron.as_mut().map_or(Ok(()), |patron| boot::ends_with_us(&running, patron));
+    Err(enter::run(&running, confinement, command, tty, pid_file, is_ready, None)?.into())
 }
 
 /// An absolute path: there is none inside that another could be relative to.
