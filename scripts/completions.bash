@@ -63,7 +63,7 @@ declare -gA _sbx_takes=(
         --pid-file=FILE --end --tty --profile=FILE --cap=ANY --seccomp=FILE --rlimit=ANY --no-new-privs=ANY'
     [sbx-exec boot]='--document=ANY --timeout=ANY --wait'
     [sbx-exec stop]='--document=ANY --timeout=ANY'
-    [sbx-exec after]='CALL'
+    [sbx-exec after]='--name=NAME CALL'
 
     [virt-sandbox-service]='-c=ANY --connect=ANY -h --help --version'
     [virt-sandbox-service create]='-u=UNIT --unitfile=UNIT -C --copy --force -P=ANY --package=ANY --secret=FILE

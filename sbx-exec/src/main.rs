@@ -34,7 +34,7 @@ usage: sbx-exec profile [--name NAME] [OPTION...] [BASE]   document in, document
        sbx-exec run [OPTION...] [--] [COMMAND [ARG...]]
        sbx-exec boot [--document FD] [--timeout SECONDS] [--wait]
        sbx-exec stop [--document FD] [--timeout SECONDS]
-       sbx-exec after [--] COMMAND [ARG...]
+       sbx-exec after [--name NAME] [--] COMMAND [ARG...]     document out
 
 profile  fills in the confinement, where the document has none: 11 capabilities, no_new_privs,
          limits, a seccomp allow-list; with BASE, in the place of what it has: default; strict, without
@@ -47,7 +47,8 @@ boot     has the container's holder become the document's command (its init for 
          container), and returns when it is ready: when its units are active; if it runs already,
          only tells the service manager (sd_notify)
 after    waits for the end of standard input, and then executes the command, which cleans up after all
-         who had the other end of the pipe, however they end
+         who had the other end of the pipe, however they end; with a name it begins the document of the
+         steps behind it, once nothing can end it any more
 stop     sends the stop signal and waits for the container's end; kills it when that takes too long
 
 run, boot and stop end a pipe: they print no document. run, and boot --wait, exit with the status of
@@ -199,14 +200,18 @@ fn boot_init(options: &mut Parser) -> Result<()> {
 }
 
 fn after_others(options: &mut Parser) -> Result<()> {
-    match tool::next(options)? {
-        Some(Argument::Operand(program)) => {
-            let Err(error) = after::after(tool::command(program, options)?);
-            Err(error)
+    let mut name = None;
+    while let Some(arg) = tool::next(options)? {
+        match arg {
+            Argument::Operand(program) => {
+                let Err(error) = after::after(name.as_ref(), tool::command(program, options)?);
+                return Err(error);
+            }
+            arg if arg.long() == "name" => name = Some(tool::value(options)?),
+            arg => return Err(arg.unexpected()),
         }
-        Some(arg) => Err(arg.unexpected()),
-        None => Err(Usage("a command is missing".into()).into()),
     }
+    Err(Usage("a command is missing".into()).into())
 }
 
 fn stop_container(options: &mut Parser) -> Result<()> {
