@@ -107,7 +107,7 @@ impl Connection {
 
 /// Receives an order: the holder's side.
 pub fn receive(stream: &UnixStream) -> Result<(Role, Document, [OwnedFd; 3])> {
-    let mut bytes = vec![0; 64 << 10];
+    let mut bytes = vec![0; Document::USUAL];
     let (length, streams) = rights::receive::<3>(stream, &mut bytes).context("no order")?;
     let streams = <[OwnedFd; 3]>::try_from(streams).ok().context("an order comes with three streams")?;
     bytes.truncate(length);
