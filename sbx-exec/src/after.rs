@@ -24,6 +24,8 @@ pub fn after(name: Option<&Name>, command: Vec<OsString>) -> Result<Infallible> 
     if let Some(name) = name {
         tool::print(&Document::new(name).to_line())?;
     }
+    // Others are waited for.
+    sys::run_in_batch().context("cannot wait")?;
     let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
     sys::place(&null, 1)?;
     copy(&mut stdin(), &mut sink()).context("cannot read standard input")?;

@@ -290,6 +290,15 @@ pub fn reset_signals() {
     unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, std::ptr::null::<u64>(), 8) };
 }
 
+/// Has this process, and what it executes, take the processor from nobody who runs, and else be as others are
+/// (`SCHED_BATCH` of sched(7)). Not by the C library: musl has no call for it.
+pub fn run_in_batch() -> Result<()> {
+    let priority: libc::c_int = 0;
+    // SAFETY: the kernel reads `struct sched_param` of sched.h, which is one int, and writes nothing.
+    checked(unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const priority) })?;
+    Ok(())
+}
+
 /// Makes ended children wait to be waited for, also when whoever started this program ignored SIGCHLD: exec hands that
 /// on, and the status of each child would be lost (wait(2)).
 pub fn reset_sigchld() {
