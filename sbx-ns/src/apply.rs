@@ -49,7 +49,7 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
     }
     let start = Start {
         joined: plan.joined.iter().map(open_namespace).collect::<Result<_>>()?,
-        procfs: Procfs::open()?,
+        procfs: plan.new.contains(CloneFlags::CLONE_NEWUSER).then(Procfs::open).transpose()?,
         cgroup: Entry::open(&cgroups.payload)?,
         program: program::read_only()?,
         plan,
@@ -68,8 +68,8 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
         sys::exit(1);
     };
     let mut go = File::from(go_in);
-    if start.plan.new.contains(CloneFlags::CLONE_NEWUSER) {
-        start.map_ids(child.pid).context("cannot map the ids")?;
+    if let Some(procfs) = &start.procfs {
+        start.map_ids(procfs, child.pid).context("cannot map the ids")?;
         go.write_all(b"!").context("cannot tell the holder")?;
     }
     drop((status_in, go_out, start));
@@ -88,8 +88,8 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
 struct Start {
     plan: Plan,
     joined: Vec<(CloneFlags, OwnedFd)>,
-    /// The maker's, in which the child finds itself too.
-    procfs: Procfs,
+    /// The maker's, in which the child finds itself too, if there is to be a user namespace.
+    procfs: Option<Procfs>,
     cgroup: Entry,
     program: OwnedFd,
     listener: UnixListener,
@@ -99,8 +99,8 @@ impl Start {
     /// In the child: completes the namespaces and executes the holder.
     fn become_holder(&self, name: &Name, go: &OwnedFd, status: &OwnedFd) -> Result<Infallible> {
         self.enter()?;
-        if self.plan.new.contains(CloneFlags::CLONE_NEWUSER) {
-            self.become_somebody(go)?;
+        if let Some(procfs) = &self.procfs {
+            self.become_somebody(procfs, go)?;
         }
         let program = holder::aside(&self.program)?;
         holder::descriptors(&self.listener, go, status).context("cannot place the holder's descriptors")?;
@@ -119,20 +119,20 @@ impl Start {
     }
 
     /// Says which ids the user namespace of a process has.
-    fn map_ids(&self, pid: i32) -> Result<()> {
+    fn map_ids(&self, procfs: &Procfs, pid: i32) -> Result<()> {
         if let Some(ids) = self.plan.ids {
-            let map = |file, first| self.procfs.write(format!("{pid}/{file}"), Ids::map(first, ids.size).as_bytes());
+            let map = |file, first| procfs.write(format!("{pid}/{file}"), Ids::map(first, ids.size).as_bytes());
             map("uid_map", ids.uid).and_then(|()| map("gid_map", ids.gid))?;
         }
-        self.plan.maps.as_ref().map_or(Ok(()), |maps| maps.write(&self.procfs, pid))
+        self.plan.maps.as_ref().map_or(Ok(()), |maps| maps.write(procfs, pid))
     }
 
     /// Becomes root of the user namespace, once its maker has said which ids are its own; in that of an ordinary user
     /// he is somebody by then.
-    fn become_somebody(&self, go: &OwnedFd) -> Result<()> {
+    fn become_somebody(&self, procfs: &Procfs, go: &OwnedFd) -> Result<()> {
         ensure!(rustix::io::read(go, &mut [0])? == 1, "its maker is gone");
         // None can be made inside, by whatever way: a kernel's bug has more to offer there (CVE-2022-0185).
-        self.procfs.write("sys/user/max_user_namespaces", b"0").context("cannot forbid user namespaces")?;
+        procfs.write("sys/user/max_user_namespaces", b"0").context("cannot forbid user namespaces")?;
         if self.plan.maps.is_some() { keep_capabilities() } else { namespace::become_root() }
     }
 
