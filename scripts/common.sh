@@ -1,4 +1,4 @@
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2034,SC2154 # what is set for those who read this, and by them
 # What all scripts share, in what any sh understands: where things lie, how a script ends, and the lock of a name. Whoever
 # reads this file has set scripts to its directory.
 set -eu
@@ -25,8 +25,7 @@ if [ "$caller" -ne 0 ]; then
     export SBX_RUNTIME_DIR="${SBX_RUNTIME_DIR:-$own/run}"
 fi
 config=${SBX_CONFIG_DIR:-/etc/sbx}
-# shellcheck disable=SC2034 # not every script that reads this file has a use for it
-state=${SBX_STATE_DIR:-/var/lib/sbx} group=$group
+state=${SBX_STATE_DIR:-/var/lib/sbx}
 runtime=${SBX_RUNTIME_DIR:-/run/sbx}
 
 die() { # MESSAGE: one line, exit 1
@@ -52,21 +51,47 @@ check_name() { # NAME: what every tool takes as one
 }
 
 # A container is known by its definition, which is the last thing that create makes and the first that delete takes
-# away.
+# away. In between stands the intent, so that whatever is cut short can be found and undone.
 definition() { printf '%s' "$config/$1.json"; }
+intent() { printf '%s' "$config/.$1.new"; }
 
 defined() { [ -e "$(definition "$1")" ]; }
+begun() { [ -e "$(intent "$1")" ]; }
 
 # The lock is descriptor 9, until the script and all steps that it has started have ended. What they leave running does
 # not have it: a holder closes all that it inherits. Fails if somebody else has it.
 lock_now() { # NAME
-    (umask 077 && mkdir -p -- "$runtime")
+    [ -d "$runtime" ] || (umask 077 && mkdir -p -- "$runtime")
     exec 9>>"$(lock_file "$1")"
     flock -n 9
 }
 
 # No name begins with a dot: it is not the directory of another container.
 lock_file() { printf '%s' "$runtime/.$1.lock"; }
+
+unlink_lock() { # NAME: only while holding it
+    rm -f -- "$(lock_file "$1")"
+}
+
+# Runs all of some commands for a name; the status is that of the last that failed.
+each() { # NAME COMMAND...: in words
+    each_status=0 each_name=$1
+    shift
+    for each_command; do
+        $each_command "$each_name" || each_status=$?
+    done
+    return "$each_status"
+}
+
+# Everything that a container has while it runs, in reverse; no harm when there is nothing.
+tear_down() { # NAME
+    each "$1" "sbx-net remove" "sbx-ns remove" "sbx-cg remove"
+}
+
+# What a container keeps as long as it is defined.
+give_back() { # NAME
+    each "$1" "sbx-net remove --addresses" "sbx-ns remove --ids" "sbx-label remove"
+}
 
 # What the label is to be, for sbx-label alloc --label; nothing where all of it is chosen.
 security() { # SPEC

@@ -25,11 +25,6 @@ as_root() {
     need flock setsid jq sbx-unit sbx-label sbx-ns sbx-cg sbx-fs sbx-net sbx-exec
 }
 
-# Before there is a definition stands the intent, so that whatever is cut short can be found and undone.
-intent() { printf '%s' "$config/.$1.new"; }
-
-begun() { [ -e "$(intent "$1")" ]; }
-
 commit() { # NAME: makes the intent the definition, once all of it is on disk; fails if there is one
     sync -f -- "$state/containers/$1"
     sync -- "$(intent "$1")"
@@ -55,10 +50,6 @@ lock() { # NAME
         # Whoever deletes the container unlinks the file while it holds it: then this is a lock on nothing.
         [ "$file" -ef /dev/fd/9 ] && return
     done
-}
-
-unlink_lock() { # NAME: only while holding it
-    rm -f -- "$(lock_file "$1")"
 }
 
 die_unlocked() { # NAME MESSAGE: when the lock is of a container that there is not
@@ -95,24 +86,6 @@ running() { # NAME: its holder lives, and boot has said that it is ready
 # From a definition on stdin to namespaces with networks and mounts, ready to boot: the running document on stdout.
 bring_up() {
     pipe "sbx-label relabel" "sbx-cg create" "sbx-ns create" "sbx-net up" "sbx-fs mount"
-}
-
-# Everything that a container has while it runs, in reverse; no harm when there is nothing.
-tear_down() { # NAME
-    local status=0
-    sbx-net remove "$1" || status=$?
-    sbx-ns remove "$1" || status=$?
-    sbx-cg remove "$1" || status=$?
-    return "$status"
-}
-
-# What a container keeps as long as it is defined.
-give_back() { # NAME
-    local status=0
-    sbx-net remove --addresses "$1" || status=$?
-    sbx-ns remove --ids "$1" || status=$?
-    sbx-label remove "$1" || status=$?
-    return "$status"
 }
 
 # Inside a PID namespace of another program's the directory is there too, but nobody to talk to.

@@ -30,11 +30,12 @@ pub fn remove(cgroup: &Path, deadline: Instant) -> Result<()> {
             Ok(())
         };
         from_the_leaves(cgroup, end).with_context(failed)?;
-        if let Some(error) = left.filter(|_| Instant::now() > deadline) {
-            return Err(error).with_context(failed);
+        match left {
+            None => {}
+            Some(error) if Instant::now() > deadline => return Err(error).with_context(failed),
+            // A killed process leaves its cgroup a moment later.
+            Some(_) => thread::sleep(MOMENT),
         }
-        // A killed process leaves its cgroup a moment later.
-        thread::sleep(MOMENT);
     }
     Ok(())
 }

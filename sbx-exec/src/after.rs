@@ -1,7 +1,6 @@
 //! What is done when others have ended, however they end.
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{execvp, setsid};
 use sbx::{Document, Name, sys, tool};
 use std::convert::Infallible;
@@ -20,7 +19,7 @@ pub fn after(name: Option<&Name>, command: Vec<OsString>) -> Result<Infallible> 
     sys::close(3, u32::MAX).context("cannot close inherited descriptors")?;
     // Who leads a process group already is in none of the caller's.
     let _ = setsid();
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None).context("cannot block signals")?;
+    sys::ignore_signals();
     if let Some(name) = name {
         tool::print(&Document::new(name).to_line())?;
     }

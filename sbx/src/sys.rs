@@ -277,17 +277,25 @@ pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> Result<()> {
 /// Resets every signal that can be caught to its default, and blocks none: what a new program expects, whatever its
 /// caller ignored (signal(7)).
 pub fn reset_signals() {
-    // `struct sigaction` as the kernel has it: the default action, no flags, no restorer, an empty mask.
-    let default = [0_u64; 4];
+    (1..=LAST_SIGNAL).for_each(|signal| set_action(signal, libc::SIG_DFL));
     let none = 0_u64;
-    // Not by the C library, which leaves out the signals that it uses itself.
-    for signal in 1..=LAST_SIGNAL {
-        // SAFETY: the default action runs no code of ours. The kernel reads the struct, which is as long as it expects,
-        // and writes nothing; what cannot be caught is an error that changes nothing.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8) };
-    }
     // SAFETY: the kernel reads a mask of 8 bytes, and writes nothing.
     unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, std::ptr::null::<u64>(), 8) };
+}
+
+/// Ignores every signal that can be, but for that of a child's end: so do programs that this one executes, whatever they
+/// block (signal(7)).
+pub fn ignore_signals() {
+    (1..=LAST_SIGNAL).filter(|signal| *signal != libc::SIGCHLD).for_each(|signal| set_action(signal, libc::SIG_IGN));
+}
+
+/// Not by the C library, which leaves out the signals that it uses itself. `action` is `SIG_DFL` or `SIG_IGN`.
+fn set_action(signal: i32, action: libc::sighandler_t) {
+    // `struct sigaction` as the kernel has it: the action, no flags, no restorer, an empty mask.
+    let action = [action as u64, 0, 0, 0];
+    // SAFETY: neither action runs code of ours. The kernel reads the struct, which is as long as it expects, and writes
+    // nothing; what cannot be caught is an error that changes nothing.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), std::ptr::null::<u64>(), 8) };
 }
 
 /// Has this process, and what it executes, take the processor from nobody who runs, and else be as others are
