@@ -301,7 +301,8 @@ pub fn remove(name: &Name) -> Result<()> {
         true => PARTS.map(|part| base.join(part)).to_vec(),
         false => vec![base],
     };
-    let bases = bases(name, &hierarchies);
+    let mut bases = bases(name, &hierarchies);
+    bases.retain(|base| !is_removed(base, name));
     // What is frozen on v1 would not die.
     bases.iter().for_each(|base| order::thaw_v1(base));
     let mut trees: Vec<PathBuf> = bases.into_iter().flat_map(parts).collect();
@@ -318,6 +319,15 @@ pub fn remove(name: &Name) -> Result<()> {
         let _ = place.parent().map(fs::remove_dir);
     }
     result
+}
+
+/// Removes the cgroup that a container had in a hierarchy, if nothing is in it any more, as is most often so.
+fn is_removed(base: &Path, name: &Name) -> bool {
+    let gone = |cgroup: &Path| match fs::remove_dir(cgroup) {
+        Err(error) => error.kind() == ErrorKind::NotFound,
+        Ok(()) => true,
+    };
+    PARTS.iter().all(|part| gone(&base.join(part))) && (is_delegated(base, name) || gone(base))
 }
 
 /// The cgroups that a container has, one a hierarchy.
