@@ -28,14 +28,13 @@ config=${SBX_CONFIG_DIR:-/etc/sbx}
 state=${SBX_STATE_DIR:-/var/lib/sbx}
 runtime=${SBX_RUNTIME_DIR:-/run/sbx}
 
-die() { # MESSAGE: one line, exit 1
-    printf '%s: %s\n' "${0##*/}" "$1" >&2
-    exit 1
+die() { # MESSAGE [STATUS]: one line, whatever it names
+    printf '%s: %s\n' "${0##*/}" "$(printf %s "$1" | tr '[:cntrl:]' '?')" >&2
+    exit "${2-1}"
 }
 
-wrong_usage() { # MESSAGE: one line, exit 2
-    printf '%s: %s\n' "${0##*/}" "$1" >&2
-    exit 2
+wrong_usage() { # MESSAGE
+    die "$1" 2
 }
 
 has_value() { # OPTION [VALUE...]

@@ -216,28 +216,25 @@ fn join(doc: &Document, holder: &Live, with_users: bool, procfs: &Procfs) -> Res
     Ok(())
 }
 
-/// What the child says when all is done.
-const DONE: &str = "done";
-
-/// Does the work in a child, which is in the PID namespace, and returns its error. Its end is not waited for: that is for
-/// whoever has it next, in a moment.
+/// Does the work in a child, which is in the PID namespace, and returns its error.
 fn in_child(work: impl FnOnce() -> Result<()>) -> Result<()> {
     let (mut out, mut into) = std::io::pipe().context("cannot make a pipe")?;
-    if sys::fork().context("cannot fork into the container")?.is_none() {
+    let Some(child) = sys::fork().context("cannot fork into the container")? else {
         drop(out);
-        let said = work().map_or_else(|error| format!("{error:#}"), |()| DONE.into());
-        // Nobody may be listening any more.
-        let _ = into.write_all(said.as_bytes());
-        drop(into);
-        sys::exit(0);
-    }
+        let result = work();
+        if let Err(error) = &result {
+            // Should nobody listen, the exit status remains.
+            let _ = write!(into, "{error:#}");
+        }
+        sys::exit(result.is_err().into());
+    };
     drop(into);
-    let mut said = String::new();
-    out.read_to_string(&mut said).context("cannot hear from the process that mounts")?;
-    match said.as_str() {
-        DONE => Ok(()),
-        "" => bail!("the process that mounts ended without a word"),
-        _ => Err(anyhow!(said)),
+    let mut message = String::new();
+    out.read_to_string(&mut message).context("cannot hear from the process that mounts")?;
+    match child.wait()? {
+        0 => Ok(()),
+        _ if message.is_empty() => bail!("the process that mounts ended without a word"),
+        _ => Err(anyhow!(message)),
     }
 }
 

@@ -119,8 +119,8 @@ pub fn unused_users(procfs: &Procfs, ids: &[u8]) -> Result<OwnedFd> {
     let map = |file: &str| procfs.write(format!("{}/{file}", child.pid), ids);
     let made =
         map("uid_map").and_then(|()| map("gid_map")).and_then(|()| procfs.follow(&format!("{}/ns/user", child.pid)));
-    // By which it ends. Nobody waits for it here: that is for whoever has it next, in a moment.
     drop(end);
+    child.wait()?;
     made.context(failed)
 }
 
