@@ -71,7 +71,6 @@ pub fn plan(doc: &mut Document, mut wish: Wish) -> Result<()> {
     if let Some(users) = wish.users {
         let mut namespaces: Vec<Value> = doc.require("linux.namespaces")?;
         namespaces.retain(|namespace| namespace["type"] != USER);
-        Ids::clear(doc);
         rootless::clear(doc);
         if users != Users::Host {
             namespaces.insert(0, json!({ "type": USER }));

@@ -2,7 +2,7 @@
 //! (user_namespaces(7)): there he is himself, or anybody, and has no ids but his own and, as root, those that are set
 //! aside for him (subuid(5)).
 
-use crate::ids::{self, MAPPINGS, Mapping, range};
+use crate::ids::{self, Ids, MAPPINGS, Mapping, range};
 use crate::procfs::Procfs;
 use crate::{Document, passwd};
 use anyhow::{Context, Result, bail, ensure};
@@ -24,8 +24,9 @@ pub fn is_rootless(doc: &Document) -> Result<bool> {
     Ok(doc.read(FIELD)?.unwrap_or(false))
 }
 
-/// Takes out all that is said of an ordinary user's namespace.
+/// Takes out whose the ids of a user namespace are, and that they are an ordinary user's.
 pub fn clear(doc: &mut Document) {
+    Ids::clear(doc);
     doc.unset(FIELD);
 }
 
@@ -81,13 +82,13 @@ impl Maps {
 
     /// Gives them to the user namespace of a process.
     pub fn write(&self, procfs: &Procfs, pid: i32) -> Result<()> {
-        if self.0.iter().all(|map| matches!(map.as_slice(), [Mapping { size: 1, .. }])) {
+        let maps = self.0.each_ref().map(Vec::as_slice);
+        if let [[user @ Mapping { size: 1, .. }], [group @ Mapping { size: 1, .. }]] = maps {
             // Who could leave a group would be free of what is forbidden to it (CVE-2014-8989).
             procfs.write(format!("{pid}/setgroups"), b"deny")?;
-            return ["uid_map", "gid_map"].iter().zip(&self.0).try_for_each(|(file, map)| {
-                let lines: String = map.iter().map(|map| format!("{}\n", map.numbers().join(" "))).collect();
-                procfs.write(format!("{pid}/{file}"), lines.as_bytes())
-            });
+            return [("uid_map", user), ("gid_map", group)]
+                .iter()
+                .try_for_each(|(file, own)| procfs.write(format!("{pid}/{file}"), own.numbers().join(" ").as_bytes()));
         }
         for ((program, _), map) in PROGRAMS.iter().zip(&self.0) {
             let numbers = map.iter().flat_map(Mapping::numbers);
