@@ -5,18 +5,15 @@ set -eu
 
 # Installed, the tools lie beside the scripts; in the source, where scripts/build puts them.
 [ -x "$scripts/sbx-ns" ] && PATH=$scripts:$PATH || PATH=$scripts/../target/bin:$PATH
+export PATH
 
-# Who the caller is, without a program that says so. Where root of the host is root, that is his; his alone it is nowhere else.
-if [ -O /proc/sys ] && [ -G /proc/sys ]; then
-    caller=0 group=0
-else
-    while read -r field _ id _; do
-        case $field in
-        Uid:) caller=$id ;;
-        Gid:) group=$id && break ;;
-        esac
-    done </proc/self/status
-fi
+# Who the caller is, without a program that says so.
+while read -r field _ id _; do
+    case $field in
+    Uid:) caller=$id ;;
+    Gid:) group=$id && break ;;
+    esac
+done </proc/self/status
 
 # An ordinary user has a store of his own, for as long as he is logged in.
 if [ "$caller" -ne 0 ]; then

@@ -96,6 +96,33 @@ fn root_inside_reads_of_the_hosts_configuration_what_everybody_may() {
 }
 
 #[test]
+fn it_is_called_in_any_way_and_hands_on_what_it_is_given() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let odd = ["", " a  b ", "it's", "'", "$HOME `id` $(id)", "*\\?", "-n", "two\nlines\n\n"];
+    let script = "CALL -e \"V=$*\" -- sh -c 'printf \"%s|\" \"$@\" \"$V\"' sh \"$@\"";
+    let expected = odd.map(|word| format!("{word}|")).concat() + &odd.join(" ") + "|";
+    let called = "$(command -v virt-sandbox)";
+    for call in [
+        "virt-sandbox",
+        &format!("bash --posix {called}"),
+        &format!("env -i SBX_RUNTIME_DIR=$SBX_RUNTIME_DIR {called}"),
+    ] {
+        let outcome = host.run([&["bash", "-c", &script.replace("CALL", call), "bash"], &odd[..]].concat(), "").ok();
+        assert_eq!(String::from_utf8_lossy(&outcome.stdout), expected, "{call}");
+    }
+    host.bash("virt-sandbox -n '' true").assert_code(2);
+    assert_eq!(host.bash("echo said | virt-sandbox -i /tmp/x=/dev/stdin -- cat /tmp/x").ok().text(), "said");
+    // Children of the caller's, which it takes the place of, are not waited for.
+    host.bash("sh -c 'sleep 1006 & echo $! >child; exec virt-sandbox -- true'; kill $(cat child); rm child").ok();
+    host.assert_as(&before, "calls of many kinds");
+    // In PID namespaces of their own they have the same pids.
+    let apart = "for n in {1..8}; do unshare --pid --fork --mount-proc virt-sandbox -- true & all+=($!); done
+        for one in ${all[@]}; do wait $one || exit; done";
+    host.bash(apart).ok();
+}
+
+#[test]
 fn what_is_bound_is_the_hosts_and_what_is_included_is_copied_from_inside() {
     let host = Host::new();
     let before = host.snapshot();
@@ -123,6 +150,10 @@ fn what_is_bound_is_the_hosts_and_what_is_included_is_copied_from_inside() {
     // A link that an earlier sandbox has left in a directory of the host's does not lead out of the next one.
     fs::create_dir(host.path("tmp/outside")).expect("a directory");
     symlink(host.path("tmp/outside"), host.path("tmp/scratch/link")).expect("a link");
+    // One place by two names is one place.
+    let twice = "mkdir a; virt-sandbox -m ram:/usr/lib/apt=1M -m ram:/lib/apt=1M -m host-bind:/usr/lib/apt/a=$PWD/a -- \
+        ls /usr/lib/apt; rmdir a";
+    assert_eq!(host.bash(twice).ok().text(), "a");
     let refused = host.bash("virt-sandbox --home scratch -i $HOME/link/foo=$PWD/foo -- true").assert_code(125);
     assert!(refused.stderr.contains("cannot include"), "{refused}");
     assert_eq!(fs::read_dir(host.path("tmp/outside")).expect("a directory").count(), 0);

@@ -20,12 +20,12 @@ pub fn after(name: Option<&Name>, command: Vec<OsString>) -> Result<Infallible> 
     // Who leads a process group already is in none of the caller's.
     let _ = setsid();
     sys::ignore_signals();
+    // Others are waited for. Where it is forbidden it would have been better.
+    let _ = sys::run_in_batch();
+    let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
     if let Some(name) = name {
         tool::print(&Document::new(name).to_line())?;
     }
-    // Others are waited for.
-    sys::run_in_batch().context("cannot wait")?;
-    let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
     sys::place(&null, 1)?;
     copy(&mut stdin(), &mut sink()).context("cannot read standard input")?;
     let command = command.into_iter().map(|word| CString::new(word.into_vec()));

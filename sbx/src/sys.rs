@@ -307,11 +307,10 @@ pub fn run_in_batch() -> Result<()> {
     Ok(())
 }
 
-/// Makes ended children wait to be waited for, also when whoever started this program ignored SIGCHLD: exec hands that
-/// on, and the status of each child would be lost (wait(2)).
-pub fn reset_sigchld() {
-    // SAFETY: SIG_DFL runs no code of ours.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+/// Undoes what exec has handed on. Who ignored SIGCHLD would lose the status of each child (wait(2)); and what a shell starts in
+/// the background, such as the steps of a pipe, ignores SIGINT and SIGQUIT, by which all of them are to end.
+pub fn reset_inherited() {
+    [libc::SIGCHLD, libc::SIGINT, libc::SIGQUIT].into_iter().for_each(|signal| set_action(signal, libc::SIG_DFL));
 }
 
 /// Whether this program has rights that whoever executed it has not (`AT_SECURE` of getauxval(3)): it is set-user-ID, or

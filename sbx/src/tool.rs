@@ -101,7 +101,7 @@ pub fn main(tool: &Tool) -> ExitCode {
 fn run(tool: &Tool) -> Result<()> {
     // It believes its environment and its standard streams, which would be those of an attacker (CVE-2016-8659).
     ensure!(!sys::is_secure(), "refuses to run with rights that its caller has not: it must not be set-user-ID");
-    sys::reset_sigchld();
+    sys::reset_inherited();
     let mut parser = Parser::from_env();
     match parser.next()? {
         Some(Arg::Long("help") | Arg::Short('h')) => print(tool.help.as_bytes()),

@@ -83,12 +83,15 @@ impl Root {
 
     /// Mounts a tree, and returns its id.
     pub fn bind(&mut self, destination: &Path, tree: &OwnedFd, read_only: ReadOnly) -> Result<u64> {
-        let place = self.place(destination, is_directory(tree)?)?;
-        // What was there is no longer in reach by its path.
-        self.incomplete
-            .iter_mut()
-            .filter(|(path, ..)| path.starts_with(destination))
-            .for_each(|(path, ..)| path.clear());
+        let is_directory = is_directory(tree)?;
+        let place = match self.place_in_made(destination, is_directory)? {
+            Some(place) => place,
+            None => {
+                // By whatever name, it may cover what was made.
+                self.incomplete.iter_mut().for_each(|(path, ..)| path.clear());
+                self.place(destination, is_directory)?
+            }
+        };
         self.attach_at(&place, tree, read_only)
     }
 
@@ -187,12 +190,6 @@ impl Root {
     /// tree of the host's.
     fn place(&self, path: &Path, directory: bool) -> Result<OwnedFd> {
         let shown = path.display();
-        if let Some(made) = path.parent().and_then(|parent| self.made(parent)).zip(path.file_name()) {
-            match place_in(made.0, made.1, directory) {
-                Err(Errno::EXIST) => {}
-                place => return place.with_context(|| format!("cannot make {shown}")),
-            }
-        }
         if let Some(found) = self.existing(path)? {
             let alike = is_directory(&found)? == directory;
             ensure!(alike, "{shown} is {} directory", if directory { "not a" } else { "a" });
@@ -205,6 +202,17 @@ impl Root {
         match place_in(&within, name, directory) {
             Err(Errno::EXIST) => bail!("{shown} is a symbolic link that leads nowhere"),
             place => place.with_context(|| format!("cannot make {shown}")),
+        }
+    }
+
+    /// A new place at `path`, if its directory is known and has nothing of that name.
+    fn place_in_made(&self, path: &Path, directory: bool) -> Result<Option<OwnedFd>> {
+        let Some((made, name)) = path.parent().and_then(|parent| self.made(parent)).zip(path.file_name()) else {
+            return Ok(None);
+        };
+        match place_in(made, name, directory) {
+            Err(Errno::EXIST) => Ok(None),
+            place => place.map(Some).with_context(|| format!("cannot make {}", path.display())),
         }
     }
 
