@@ -20,7 +20,7 @@ pub fn after(name: Option<&Name>, command: Vec<OsString>) -> Result<Infallible> 
     // Who leads a process group already is in none of the caller's.
     let _ = setsid();
     sys::ignore_signals();
-    // Others are waited for. Where it is forbidden it would have been better.
+    // Others are waited for. Where this is forbidden, it goes without.
     let _ = sys::run_in_batch();
     let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
     if let Some(name) = name {

@@ -32,9 +32,8 @@ const END_TIME: Duration = Duration::from_secs(1);
 /// Runs a command in the container with this process's standard streams, or what passes them on, and waits for it;
 /// kills it at the deadline, if there is one. Returns its status.
 ///
-/// `confinement` is that of the document; the command is executed once `is_ready`, which its process waits for, has returned. This
-/// process joins the container's namespaces, but for the PID namespace, which
-/// only its child is in.
+/// `confinement` is that of the document; the command is executed once `is_ready`, which its process waits for, has
+/// returned. This process joins the container's namespaces, but for the PID namespace, which only its child is in.
 pub fn run(
     running: &Running,
     confinement: Confinement,

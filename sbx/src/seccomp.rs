@@ -179,11 +179,6 @@ impl Seccomp {
         }
     }
 
-    /// The rules.
-    pub fn rules(&self) -> &[Rule] {
-        &self.syscalls
-    }
-
     /// The filter; an error names what of it cannot be had.
     pub fn compile(&self) -> Result<Filter> {
         let architecture = native()?;
@@ -267,16 +262,6 @@ impl Rule {
     /// Only if all of these hold.
     pub fn only_if(self, conditions: &[Condition]) -> Self {
         Self { args: conditions.to_vec(), ..self }
-    }
-
-    /// Whether calls are let through.
-    pub fn allows(&self) -> bool {
-        self.action == Action::Allow
-    }
-
-    /// The names of the calls that it is for, if it is for them always.
-    pub fn always(&self) -> impl Iterator<Item = &str> {
-        self.names.iter().filter(|_| self.args.is_empty()).map(Called::name)
     }
 
     /// What holds alternatively: all of its conditions together, or each, if there are several on one argument.
