@@ -190,7 +190,7 @@ impl Place {
         let [payload, exec] = PARTS.map(|part| base.join(part));
         make_directory(&payload)?;
         make_directory(&exec)?;
-        if above.join(CPUSET[0]).exists() {
+        if !v2 && above.join(CPUSET[0]).exists() {
             [above, base, &payload, &exec].into_iter().try_for_each(fill_cpuset)?;
         }
         Ok(())
