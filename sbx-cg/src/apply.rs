@@ -374,12 +374,17 @@ mod tests {
     #[test]
     fn on_v2_the_controllers_are_enabled_from_the_root_down_and_the_limits_are_above_the_parts() {
         let root = unified("make", "cpu memory\n");
+        // An empty one means there what that of the cgroup above has.
+        for (cgroup, processors) in [("sbx", "0-1"), ("sbx/a", "")] {
+            fs::write(root.join(cgroup).join(CPUSET[0]), processors).expect("file");
+        }
         place(&root, false).make().expect("make");
         let read = |file: &str| fs::read_to_string(root.join(file)).expect(file);
         // A plain file has what was written last.
         for cgroup in ["", "sbx/", "sbx/a/"] {
             assert_eq!(read(&format!("{cgroup}cgroup.subtree_control")), "+cpu");
         }
+        assert_eq!(read("sbx/a/cpuset.cpus"), "");
         assert_eq!(read("sbx/a/memory.max"), "67108864");
         assert_eq!(read("sbx/a/cpu.max"), "50000 100000");
         assert!(root.join("sbx/a/payload").is_dir() && root.join("sbx/a/exec").is_dir());
