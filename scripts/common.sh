@@ -55,10 +55,15 @@ defined() { [ -e "$(definition "$1")" ]; }
 begun() { [ -e "$(intent "$1")" ]; }
 
 # The lock is descriptor 9, until the script and all steps that it has started have ended. What they leave running does
-# not have it: a holder closes all that it inherits. Fails if somebody else has it.
-lock_now() { # NAME
+# not have it: a holder closes all that it inherits.
+open_lock() { # NAME
     [ -d "$runtime" ] || (umask 077 && mkdir -p -- "$runtime")
     exec 9>>"$(lock_file "$1")"
+}
+
+# Fails if somebody else has it.
+lock_now() { # NAME
+    open_lock "$1"
     flock -n 9
 }
 

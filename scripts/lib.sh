@@ -43,9 +43,8 @@ recommit() { # NAME: the intent takes the definition's place
 lock() { # NAME
     local file
     file=$(lock_file "$1")
-    (umask 077 && mkdir -p -- "$runtime")
     while :; do
-        exec 9>>"$file"
+        open_lock "$1"
         flock -w 120 9 || die "container $1 is busy: another command holds $file"
         # Whoever deletes the container unlinks the file while it holds it: then this is a lock on nothing.
         [ "$file" -ef /dev/fd/9 ] && return

@@ -147,13 +147,13 @@ fn what_is_bound_is_the_hosts_and_what_is_included_is_copied_from_inside() {
     let size = "stat -f -c '%b %S' /tmp | { read -r n size; echo $((n * size)); }";
     assert_eq!(sandbox(&host, "--tmp 3M", size).ok().text(), (3 << 20).to_string());
 
-    // A link that an earlier sandbox has left in a directory of the host's does not lead out of the next one.
-    fs::create_dir(host.path("tmp/outside")).expect("a directory");
-    symlink(host.path("tmp/outside"), host.path("tmp/scratch/link")).expect("a link");
     // One place by two names is one place.
     let twice = "mkdir a; virt-sandbox -m ram:/usr/lib/apt=1M -m ram:/lib/apt=1M -m host-bind:/usr/lib/apt/a=$PWD/a -- \
         ls /usr/lib/apt; rmdir a";
     assert_eq!(host.bash(twice).ok().text(), "a");
+    // A link that an earlier sandbox has left in a directory of the host's does not lead out of the next one.
+    fs::create_dir(host.path("tmp/outside")).expect("a directory");
+    symlink(host.path("tmp/outside"), host.path("tmp/scratch/link")).expect("a link");
     let refused = host.bash("virt-sandbox --home scratch -i $HOME/link/foo=$PWD/foo -- true").assert_code(125);
     assert!(refused.stderr.contains("cannot include"), "{refused}");
     assert_eq!(fs::read_dir(host.path("tmp/outside")).expect("a directory").count(), 0);

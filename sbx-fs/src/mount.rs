@@ -107,7 +107,9 @@ impl<'a> Opened<'a> {
 /// Tries out what is configured later.
 fn check(mount: &Mount) -> Result<()> {
     match &mount.source {
-        Source::FileSystem(source) => source.configure().map(drop).with_context(|| format!("cannot mount {mount}")),
+        Source::FileSystem(source) if source.shows_namespaces => {
+            source.configure().map(drop).with_context(|| format!("cannot mount {mount}"))
+        }
         _ => Ok(()),
     }
 }

@@ -39,7 +39,7 @@ impl Default for Document {
 }
 
 impl Document {
-    /// How many bytes hold most documents.
+    /// How many bytes hold most documents that have no filter of system calls.
     pub const USUAL: usize = 8 << 10;
 
     /// A new document that holds a name and nothing else.

@@ -100,8 +100,7 @@ impl Root {
     pub fn bind_inside(&mut self, destination: &Path, source: &Bind) -> Result<()> {
         let found = self.existing(&source.path)?.context("it is missing inside")?;
         ensure!(mount_id(&found)? == mount_id(&self.tree)?, "it is not in the container's private tree");
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-        let tree = open_tree(found, "", flags)?;
+        let tree = copy(&found)?;
         source.attributes.apply(&tree, 0)?;
         self.bind(destination, &tree, source.attributes.read_only()).map(drop)
     }
@@ -247,7 +246,7 @@ fn place_in(within: &OwnedFd, name: &OsStr, directory: bool) -> rustix::io::Resu
     openat(within, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// A second mount of what is mounted somewhere here.
+/// A second mount of what a descriptor holds, without what is mounted below it.
 fn copy(mount: &OwnedFd) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     Ok(open_tree(mount, "", flags)?)
