@@ -115,10 +115,9 @@ fn enter(
             let enter = || {
                 cgroup.join_v1()?;
                 namespace::enter(holder, flags & CloneFlags::CLONE_NEWCGROUP)?;
-                streams.place()?;
-                is_ready()
+                streams.place()
             };
-            enter().map_or_else(Status::own, |()| confinement.become_command())
+            enter().map_or_else(Status::own, |()| confinement.become_command(is_ready))
         },
     ))
 }

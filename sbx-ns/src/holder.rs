@@ -167,7 +167,7 @@ impl Order {
     /// Makes the three descriptors the standard streams, and becomes the command. Returns only on failure.
     fn become_command(&self) -> Status {
         match self.streams.iter().zip(0..).try_for_each(|(fd, number)| sys::place(fd, number)) {
-            Ok(()) => self.confinement.become_command(),
+            Ok(()) => self.confinement.become_command(|| Ok(())),
             Err(error) => Status::own(anyhow!(error).context("cannot place the standard streams")),
         }
     }

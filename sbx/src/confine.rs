@@ -184,13 +184,13 @@ impl Confinement {
         Ok(self)
     }
 
-    /// Gives up everything and executes the command in place of this process. Returns only on failure.
-    pub fn become_command(&self) -> Status {
+    /// Gives up everything and executes the command in place of this process, once `is_ready`. Returns only on failure.
+    pub fn become_command(&self, is_ready: impl FnOnce() -> Result<()>) -> Status {
         let attempt = || -> Result<Status> {
             let who = self.who()?;
             let (command, args) = self.command(&who)?;
             let env = self.environment(&who)?;
-            self.give_up(Some(&who))?;
+            self.give_up(Some(&who), is_ready)?;
             Ok(execute(&command, &args, &env))
         };
         attempt().unwrap_or_else(Status::own)
@@ -198,7 +198,7 @@ impl Confinement {
 
     /// Gives up the privileges, but stays the program and the user that it is: the init of a container's command.
     pub fn become_init(&self) -> Result<()> {
-        self.give_up(None)
+        self.give_up(None, || Ok(()))
     }
 
     /// Who the command is executed by: what the container's own passwd and group say, of the document's user too.
@@ -215,7 +215,7 @@ impl Confinement {
     }
 
     /// The order in which privileges go.
-    fn give_up(&self, who: Option<&Who>) -> Result<()> {
+    fn give_up(&self, who: Option<&Who>, is_ready: impl FnOnce() -> Result<()>) -> Result<()> {
         self.session()?;
         self.limits()?;
         if self.becomes_root {
@@ -233,6 +233,8 @@ impl Confinement {
         }
         // Needs CAP_SETPCAP, which the sets below may not have.
         self.bounding()?;
+        // What is waited for works meanwhile. A filter may refuse the calls by which one waits.
+        is_ready()?;
         if !self.profile.no_new_privs {
             // Without no_new_privs loading a filter needs CAP_SYS_ADMIN, which a user who is not root loses next.
             self.filter()?;

@@ -419,9 +419,15 @@ fn search(ranges: &[(u32, Call)], default: u32) -> Vec<sock_filter> {
         ranges => {
             let (below, above) = ranges.split_at(ranges.len() / 2);
             let (first, below, above) = (above[0].0, search(below, default), search(above, default));
-            // A comparison alone cannot skip more than 255.
-            let skip = step(libc::BPF_JMP | libc::BPF_JA, below.len() as u32);
-            [&[jump(libc::BPF_JGE, first, 0, 1), skip], &below[..], &above].concat()
+            let compare = match u8::try_from(below.len()) {
+                Ok(length) => vec![jump(libc::BPF_JGE, first, length, 0)],
+                // More than a comparison alone can skip.
+                Err(_) => {
+                    let skip = step(libc::BPF_JMP | libc::BPF_JA, below.len() as u32);
+                    vec![jump(libc::BPF_JGE, first, 0, 1), skip]
+                }
+            };
+            [compare, below, above].concat()
         }
     }
 }
