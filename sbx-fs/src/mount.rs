@@ -10,7 +10,7 @@ mod plan;
 mod root;
 mod verify;
 
-use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use file_system::FileSystem;
 use nix::sched::CloneFlags;
 use plan::{Attributes, Bind, Host, Image, Mount, Plan, ReadOnly, Source};
@@ -24,7 +24,6 @@ use sbx::process::Live;
 use sbx::procfs::Procfs;
 use sbx::{Document, namespace, rootless, storage, sys};
 use std::fs::File;
-use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -41,9 +40,9 @@ pub fn mount(doc: &Document, act: bool) -> Result<()> {
     let users = plan.ids.map(|_| namespace::users(&holder, &procfs)).transpose()?;
     let open = || Opened::open(doc, &plan, users.as_ref(), &procfs);
     let is_rootless = rootless::is_rootless(doc)?;
-    let mut opened = if is_rootless { None } else { Some(open()?) };
+    let opened = if is_rootless { None } else { Some(open()?) };
     join(doc, &holder, is_rootless, &procfs)?;
-    let built = in_child(|| build(&plan, opened.take().map_or_else(open, Ok)?, &holder, &procfs));
+    let built = opened.map_or_else(open, Ok).and_then(|opened| build(&plan, opened, &holder, &procfs));
     ensure!(!holder.has_ended()?, "container {name} has ended");
     built
 }
@@ -218,29 +217,7 @@ fn join(doc: &Document, holder: &Live, with_users: bool, procfs: &Procfs) -> Res
     Ok(())
 }
 
-/// Does the work in a child, which is in the PID namespace, and returns its error.
-fn in_child(work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let (mut out, mut into) = std::io::pipe().context("cannot make a pipe")?;
-    let Some(child) = sys::fork().context("cannot fork into the container")? else {
-        drop(out);
-        let result = work();
-        if let Err(error) = &result {
-            // Should nobody listen, the exit status remains.
-            let _ = write!(into, "{error:#}");
-        }
-        sys::exit(result.is_err().into());
-    };
-    drop(into);
-    let mut message = String::new();
-    out.read_to_string(&mut message).context("cannot hear from the process that mounts")?;
-    match child.wait()? {
-        0 => Ok(()),
-        _ if message.is_empty() => bail!("the process that mounts ended without a word"),
-        _ => Err(anyhow!(message)),
-    }
-}
-
-/// In the child: mounts everything in the order in which the document has it, and what is read-only or masked on top.
+/// Mounts everything in the order in which the document has it, and what is read-only or masked on top.
 fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Result<()> {
     let mut root = Root::attach(opened.root)?;
     if let Some(ids) = plan.ids {
@@ -255,7 +232,7 @@ fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Res
             Content::Inside(source) => root.bind_inside(&mount.destination, source),
             Content::FileSystem(file_system, context) => root.make(&mount.destination, file_system, &context),
             Content::Shown(file_system) => {
-                file_system.configure().and_then(|context| root.make(&mount.destination, file_system, &context))
+                file_system.configure_inside().and_then(|context| root.make(&mount.destination, file_system, &context))
             }
         }
         .with_context(|| format!("cannot mount {mount}"))?;

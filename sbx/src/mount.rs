@@ -2,7 +2,8 @@
 
 use crate::{store, sys};
 use anyhow::{Context, Error, Result, anyhow};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{DupFlags, Errno, dup3};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
 };
@@ -17,10 +18,34 @@ pub type Parameter = (String, Option<String>);
 /// How often another free loop device is asked for, where somebody else was quicker.
 const TRIES: usize = 64;
 
-/// A context for a file system of `kind`, with parameters that the kernel has understood. It belongs to the namespaces
-/// in which this is called, and shows their processes, interfaces or cgroups.
+/// A context for a file system of `kind`: [`set_up`].
 pub fn configure(kind: &str, source: &Path, parameters: &[Parameter]) -> Result<OwnedFd> {
-    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    set_up(open(kind)?, source, parameters)
+}
+
+/// A context for a file system of `kind`. It belongs to the namespaces in which this is called, and shows their processes,
+/// interfaces or cgroups.
+pub fn open(kind: &str) -> rustix::io::Result<OwnedFd> {
+    fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
+}
+
+/// The same in the namespaces of this process's children: that is another PID namespace, where this process has joined one
+/// (setns(2)).
+pub fn open_as_child(kind: &str) -> Result<OwnedFd> {
+    // The child has not a copy of the descriptors but the same, of which this one becomes the context.
+    let mut place = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let Some(child) = sys::clone3(nix::libc::CLONE_FILES, None).context("cannot fork")? else {
+        let opened = open(kind).and_then(|context| dup3(&context, &mut place, DupFlags::CLOEXEC));
+        sys::exit(opened.map_or_else(Errno::raw_os_error, |()| 0));
+    };
+    match child.wait()? {
+        0 => Ok(place),
+        errno => Err(Errno::from_raw_os_error(errno.into()).into()),
+    }
+}
+
+/// A context with parameters that the kernel has understood.
+pub fn set_up(context: OwnedFd, source: &Path, parameters: &[Parameter]) -> Result<OwnedFd> {
     let told = |set: rustix::io::Result<()>| set.map_err(|error| explain(&context, error));
     told(fsconfig_set_string(&context, "source", source))?;
     for (key, value) in parameters {

@@ -9,10 +9,13 @@ use sbx::passwd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+/// What shows processes.
+const PROC: &str = "proc";
+
 /// The file systems that a container may have, how each takes an SELinux label, and whether what it shows depends on the
 /// namespaces in which it is configured.
 const KINDS: [(&str, Labelling, bool); 7] = [
-    ("proc", Labelling::None, true),
+    (PROC, Labelling::None, true),
     ("sysfs", Labelling::None, true),
     ("tmpfs", Labelling::Context, false),
     ("devpts", Labelling::Context, false),
@@ -92,6 +95,12 @@ impl FileSystem {
     /// A context with all parameters, which the kernel has understood: [`mount::configure`].
     pub fn configure(&self) -> Result<OwnedFd> {
         mount::configure(self.kind, Path::new(self.kind), &self.parameters)
+    }
+
+    /// The same in the namespaces that this process has joined, the PID namespace for its children only.
+    pub fn configure_inside(&self) -> Result<OwnedFd> {
+        let context = if self.kind == PROC { mount::open_as_child(PROC)? } else { mount::open(self.kind)? };
+        mount::set_up(context, Path::new(self.kind), &self.parameters)
     }
 
     /// Makes it of its context: a mount that is attached nowhere yet, and has no attributes yet.
