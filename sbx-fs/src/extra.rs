@@ -125,6 +125,11 @@ impl Extra {
         }
     }
 
+    /// Whether its files are nobody's inside.
+    pub fn is_nobodys(&self) -> bool {
+        matches!(self.source, Source::Host { nobodys: true, .. })
+    }
+
     /// Whether it is a memory file system of as many bytes as fit.
     pub fn fits(&self) -> bool {
         matches!(self.source, Source::Ram { size: None, .. })

@@ -27,22 +27,44 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+/// What is wanted of the host whatever the document says.
+#[derive(Debug)]
+pub struct Here {
+    host: Host,
+    procfs: Procfs,
+    nobody: Option<OwnedFd>,
+}
+
+impl Here {
+    /// Looks around, and makes the ids of mounts that are nobody's inside, if there will be some.
+    pub fn look(has_nobodys: bool) -> Result<Self> {
+        let procfs = Procfs::open()?;
+        let nobody = has_nobodys.then(|| namespace::unused_users(&procfs, NOBODYS)).transpose()?;
+        Ok(Self { host: Host::here(), procfs, nobody })
+    }
+}
+
 /// Mounts what the document asks for, and makes it the root of the container.
-pub fn mount(doc: &Document, act: bool) -> Result<()> {
+pub fn mount(doc: &Document, here: &mut Here, act: bool) -> Result<()> {
     let name = doc.name()?;
-    let procfs = Procfs::open()?;
-    let plan = Plan::of(doc, &Host::here())?;
+    let plan = Plan::of(doc, &here.host)?;
+    let is_nobodys = |mount: &Mount| matches!(&mount.source, Source::Bind(Bind { nobodys: true, .. }));
+    if here.nobody.is_none() && plan.mounts.iter().any(is_nobodys) {
+        *here = Here::look(true)?;
+    }
+    let Here { procfs, nobody, .. } = here;
+    let open = |users: Option<&OwnedFd>| Opened::open(doc, &plan, users, nobody.as_ref());
     if !act {
-        Opened::open(doc, &plan, None, &procfs)?;
+        open(None)?;
         return plan.mounts.iter().try_for_each(check);
     }
     let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
-    let users = plan.ids.map(|_| namespace::users(&holder, &procfs)).transpose()?;
-    let open = || Opened::open(doc, &plan, users.as_ref(), &procfs);
+    let users = plan.ids.map(|_| namespace::users(&holder, procfs)).transpose()?;
+    let open = || open(users.as_ref());
     let is_rootless = rootless::is_rootless(doc)?;
     let opened = if is_rootless { None } else { Some(open()?) };
-    join(doc, &holder, is_rootless, &procfs)?;
-    let built = opened.map_or_else(open, Ok).and_then(|opened| build(&plan, opened, &holder, &procfs));
+    join(doc, &holder, is_rootless, procfs)?;
+    let built = opened.map_or_else(open, Ok).and_then(|opened| build(&plan, opened, &holder, procfs));
     ensure!(!holder.has_ended()?, "container {name} has ended");
     built
 }
@@ -70,10 +92,7 @@ enum Content<'a> {
 impl<'a> Opened<'a> {
     /// With the ids of a user namespace, if there is one: what comes from the host keeps its owners on disk, and has them
     /// inside.
-    fn open(doc: &Document, plan: &'a Plan, users: Option<&OwnedFd>, procfs: &Procfs) -> Result<Self> {
-        let is_nobodys = |mount: &Mount| matches!(&mount.source, Source::Bind(Bind { nobodys: true, .. }));
-        let nobody =
-            plan.mounts.iter().any(is_nobodys).then(|| namespace::unused_users(procfs, NOBODYS)).transpose()?;
+    fn open(doc: &Document, plan: &'a Plan, users: Option<&OwnedFd>, nobody: Option<&OwnedFd>) -> Result<Self> {
         let open = || match storage::mounted(doc)? {
             Some(root) => plan.root.attributes.apply(&root, 0).and_then(|()| with_ids(root, users)),
             None => with_ids(bind(&plan.root, ResolveFlags::empty())?, users),
@@ -84,7 +103,7 @@ impl<'a> Opened<'a> {
                 Source::Bind(source) => {
                     // A device node stays the host's, and nobody's inside.
                     let users = users.filter(|_| source.device.is_none());
-                    let users = if source.nobodys { nobody.as_ref() } else { users };
+                    let users = if source.nobodys { nobody } else { users };
                     let tree = bind(source, NO_LINKS).and_then(|tree| with_ids(tree, users));
                     tree.map(|tree| Content::Tree(tree, source.attributes.read_only()))
                 }

@@ -22,6 +22,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a killed holder may take to be gone: the kernel ends all processes of its namespace first.
@@ -73,14 +74,17 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
         go.write_all(b"!").context("cannot tell the holder")?;
     }
     drop((status_in, go_out, start));
+    // While the holder starts.
+    doc.set("sbx.state.holder", json!(Recorded::now(child.pid)?))?;
+    let new = write(&name, doc)?;
     let mut status = String::new();
     File::from(status_out).read_to_string(&mut status).context("cannot hear from the holder")?;
     if status != holder::READY {
         let why = if status.is_empty() { "it ended without a word" } else { &status };
         bail!("cannot start the holder of {name}: {why}");
     }
-    doc.set("sbx.state.holder", json!(Recorded::now(child.pid)?))?;
-    keep(&name, doc)?;
+    let path = store::running(&name);
+    fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))?;
     go.write_all(b"!").context("cannot release the holder")
 }
 
@@ -238,17 +242,15 @@ fn listen(name: &Name) -> Result<UnixListener> {
     UnixListener::bind(&path).with_context(|| format!("cannot make the socket {}", path.display()))
 }
 
-/// Keeps the running document: whole or not at all.
-fn keep(name: &Name, doc: &Document) -> Result<()> {
-    let (path, new) = (store::running(name), store::runtime(name).join("document.new"));
-    let write = || {
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?.write_all(&doc.to_line())?;
-        fs::rename(&new, &path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+/// Writes the running document down beside its place, to which it is moved when it is whole.
+fn write(name: &Name, doc: &Document) -> Result<PathBuf> {
+    let new = store::runtime(name).join("document.new");
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
+    file.and_then(|mut file| file.write_all(&doc.to_line())).with_context(|| format!("cannot write {}", new.display()))?;
+    Ok(new)
 }
 
-fn open_namespace((flag, path): &(CloneFlags, std::path::PathBuf)) -> Result<(CloneFlags, OwnedFd)> {
+fn open_namespace((flag, path): &(CloneFlags, PathBuf)) -> Result<(CloneFlags, OwnedFd)> {
     let file = File::open(path).with_context(|| format!("cannot open the namespace {}", path.display()))?;
     Ok((*flag, file.into()))
 }
