@@ -178,7 +178,7 @@ fn what_only_root_can_give_an_ordinary_user_is_refused_by_name() {
     assert_eq!(refused.stderr, "virt-sandbox-service: must be root\n");
     // A store that is another's, or that another could change, is not hers.
     users.0.bash("mkdir -m 777 /home/bobs && chown bob: /home/bobs").ok();
-    let refused = users.alice("XDG_RUNTIME_DIR=/home/bobs virt-sandbox -- true").assert_code(125);
+    let refused = users.alice("XDG_RUNTIME_DIR=/home/bobs virt-sandbox -n box -- true").assert_code(125);
     assert!(refused.stderr.contains("others can change /home/bobs"), "{refused}");
     users.assert_nothing_left();
 }

@@ -271,6 +271,55 @@ fn nothing_is_left_however_it_ends() {
     assert_eq!(host.bash("ls -A runtime state/containers 2>/dev/null").text(), "");
 }
 
+#[test]
+fn what_is_made_for_as_long_as_a_process_ends_with_it() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let name = host.name("w");
+    let begin = "sleep 1010 >/dev/null & life=$!; trap 'kill $life' EXIT";
+    let steps = |options: &str| {
+        format!("sbx-fs layout --name {name} --store memory | sbx-ns create --while $life {options} | sbx-fs mount")
+    };
+
+    // A container that nobody has to remove, nor knows but by its document.
+    let unlisted =
+        format!("{begin}; {} | sbx-exec run -- sh -c 'grep ^CapBnd /proc/1/status'; sbx-ns list", steps("--unlisted"));
+    assert_eq!(host.bash(&unlisted).ok().text(), "CapBnd:\t0000000000000000\n[]");
+    host.assert_as(&before, "unlisted");
+    // One that is known: it runs nothing by itself, and what is kept of it is removed like that of all.
+    let kept = format!(
+        "{begin}; {} >doc; sbx-ns list | jq -r '.[].name'; sbx-exec boot <doc; echo $?
+            kill $life; trap '' EXIT; until [ \"$(sbx-ns list)\" = '[]' ]; do sleep 0.01; done; sbx-ns remove {name}; rm doc",
+        steps("")
+    );
+    let kept = host.bash(&kept).ok();
+    assert_eq!(kept.text(), format!("{name}\n1"));
+    assert!(kept.stderr.contains("cannot reach the holder"), "{kept}");
+    host.assert_as(&before, "kept");
+    // Whatever becomes of those who made it, and of what is in it.
+    let cgroups = format!(
+        "{begin}; doc=$(timeout -s KILL 2 sbx-cg create --name {name} --pids 64 --while $life)
+            jq -r '.sbx.state.cgroups | .payload == .exec, (.payload[] | .[0:14])' <<<$doc | sort -u
+            mapfile -t payload < <(jq -r '.sbx.state.cgroups.payload[]' <<<$doc)
+            sleep 1011 & for one in ${{payload[@]}}; do echo $! >$one/cgroup.procs; done
+            kill $life; trap '' EXIT; wait; while [ -e ${{payload[0]}} ]; do sleep 0.01; done"
+    );
+    assert_eq!(host.bash(&cgroups).ok().text(), "/sys/fs/cgroup\ntrue");
+    host.assert_as(&before, "cgroups");
+    // What ends with a process that has ended is not begun.
+    for (line, code, why) in [
+        (format!("sbx-ns create --name {name} --unlisted"), 2, "--unlisted goes with --while"),
+        (format!("sbx-ns create --name {name} --while x"), 2, "bad pid \"x\""),
+        (format!("sbx-cg create --name {name} --while 0"), 2, "bad pid \"0\""),
+        (format!("true & wait; sbx-ns create --name {name} --while $!"), 1, "there is no process"),
+        (format!("true & wait; sbx-cg create --name {name} --while $!"), 1, "there is no process"),
+    ] {
+        let refused = host.bash(&line).assert_code(code);
+        assert!(refused.stderr.contains(why) && refused.stdout.is_empty(), "{refused}");
+    }
+    host.assert_as(&before, "what was refused");
+}
+
 /// A script that prints how many bytes are held of what processes of the cgroup $name have asked for, the kernel's memory
 /// included, once all has been given back that can be: by a file of v1, or of v2, where not all can.
 const HELD: &str = "for directory in $(find /sys/fs/cgroup -maxdepth 3 -path \"*/sbx/$name\"); do
@@ -333,7 +382,7 @@ fn no_file_gets_an_id_of_its_own_inside() {
             let line = format!(
                 "sbx-ns plan --name s | sbx-fs layout --store memory --mount host-bind:/srv=$PWD/scratch |
                  sbx-exec profile --cap -all{capability} | sbx-ns create | sbx-fs mount >doc &&
-                 sbx-exec run --end --document 3 -- bash -c \"$0\" 3<doc; sbx-ns remove s; rm doc"
+                 sbx-exec run --alone --document 3 -- bash -c \"$0\" 3<doc; sbx-ns remove s; rm doc"
             );
             let outcome = host.run(["bash", "-c", &line, way.as_str()], "");
             let mode = fs::symlink_metadata(host.path("tmp/scratch/id")).map_or(0, |made| made.mode() & 0o6000);

@@ -1,5 +1,6 @@
 //! Makes the cgroups, changes their limits, and removes them.
 
+use crate::NAME;
 use crate::device::{self, Policy};
 use crate::edit::{check_path, path};
 use crate::hierarchy::{Hierarchy, mounted};
@@ -10,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use sbx::cgroup::Cgroups;
 use sbx::ids::Ids;
+use sbx::process::Live;
 use sbx::{Document, Name, host, store, tool};
 use std::collections::BTreeSet;
 use std::fs;
@@ -60,12 +62,16 @@ struct Place {
     limits: Vec<Limit>,
 }
 
-/// Makes the cgroups with their limits, and records them.
-pub fn create(doc: &mut Document, act: bool) -> Result<()> {
+/// Makes the cgroups with their limits, and records them. Those that are there for as long as a process are for limits alone.
+pub fn create(doc: &mut Document, end: Option<Live>, act: bool) -> Result<()> {
     let name = doc.name()?;
     check_path(doc, &name)?;
     let devices = Policy::of(doc)?;
-    let places = places(&name, &mounted()?, &Limit::all(doc)?, &devices)?;
+    let mut places = places(&name, &mounted()?, &Limit::all(doc)?, &devices)?;
+    let parts = if end.is_some() { &PARTS[..1] } else { &PARTS[..] };
+    if end.is_some() {
+        places.retain(|place| place.restricts_devices || !place.limits.is_empty());
+    }
     if places.iter().any(|place| !place.delegated) {
         no_others(doc)?;
     }
@@ -73,9 +79,13 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
     if !act {
         return Ok(());
     }
-    places.iter().try_for_each(Place::make)?;
+    if let Some(end) = end {
+        let name = name.clone();
+        end.at_end(NAME, move || remove(&name))?;
+    }
+    places.iter().try_for_each(|place| place.make(parts))?;
     for Place { base, v2, .. } in places.iter().filter(|place| place.restricts_devices) {
-        PARTS.iter().try_for_each(|part| devices.enforce(&base.join(part), *v2))?;
+        parts.iter().try_for_each(|part| devices.enforce(&base.join(part), *v2))?;
     }
     if let Some(label) = doc.read::<String>("linux.mountLabel")?.filter(|_| host::runs_selinux()) {
         places.iter().try_for_each(|place| give_label(&place.base.join(PAYLOAD), &label))?;
@@ -85,7 +95,7 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
         seen.map(|place| place.base.join(PAYLOAD)).try_for_each(|payload| delegate(&payload, ids))?;
     }
     let all = |part: &str| places.iter().map(|place| place.base.join(part)).collect();
-    let cgroups = Cgroups { payload: all(PAYLOAD), exec: all(EXEC) };
+    let cgroups = Cgroups { payload: all(PAYLOAD), exec: all(parts[parts.len() - 1]) };
     doc.set("sbx.state.cgroups", serde_json::to_value(cgroups).context("sbx.state.cgroups")?)
 }
 
@@ -175,7 +185,7 @@ fn is_delegated(cgroup: &Path, name: &Name) -> bool {
 
 impl Place {
     /// Makes the parts, below the limits.
-    fn make(&self) -> Result<()> {
+    fn make(&self, parts: &[&str]) -> Result<()> {
         let Self { base, v2, delegated, .. } = self;
         let above = base.parent().context("a cgroup has a parent")?;
         if !delegated {
@@ -187,11 +197,10 @@ impl Place {
         if *v2 {
             enable(base, &DELEGATED, &[])?;
         }
-        let [payload, exec] = PARTS.map(|part| base.join(part));
-        make_directory(&payload)?;
-        make_directory(&exec)?;
+        let parts: Vec<PathBuf> = parts.iter().map(|part| base.join(part)).collect();
+        parts.iter().try_for_each(|part| make_directory(part))?;
         if !v2 && above.join(CPUSET[0]).exists() {
-            [above, base, &payload, &exec].into_iter().try_for_each(fill_cpuset)?;
+            [above, base].into_iter().chain(parts.iter().map(PathBuf::as_path)).try_for_each(fill_cpuset)?;
         }
         Ok(())
     }
@@ -378,7 +387,7 @@ mod tests {
         for (cgroup, processors) in [("sbx", "0-1"), ("sbx/a", "")] {
             fs::write(root.join(cgroup).join(CPUSET[0]), processors).expect("file");
         }
-        place(&root, false).make().expect("make");
+        place(&root, false).make(&PARTS).expect("make");
         let read = |file: &str| fs::read_to_string(root.join(file)).expect(file);
         // A plain file has what was written last.
         for cgroup in ["", "sbx/", "sbx/a/"] {
@@ -394,7 +403,7 @@ mod tests {
     #[test]
     fn on_v2_a_controller_that_is_not_offered_is_named() {
         let root = unified("missing", "cpu\n");
-        let error = place(&root, false).make().expect_err("no memory").to_string();
+        let error = place(&root, false).make(&PARTS).expect_err("no memory").to_string();
         assert_eq!(error, format!("the memory controller is not available in {}", root.display()));
         fs::remove_dir_all(root).expect("clean up");
     }

@@ -12,8 +12,12 @@ mod tree;
 
 use anyhow::Result;
 use lexopt::Parser;
-use sbx::tool::{self, Filter, Tool};
+use sbx::process;
+use sbx::tool::{self, Argument, Filter, Tool};
 use std::process::ExitCode;
+
+/// The name on the command line.
+const NAME: &str = "sbx-cg";
 
 const HELP: &str = "\
 sbx-cg: control groups of containers: their limits, and where their processes are counted
@@ -31,7 +35,8 @@ usage: sbx-cg limit [--name NAME] [OPTION...]       document in, document out
 limit   fills in linux.cgroupsPath, and linux.resources as the options say
 create  makes the cgroups with the limits of linux.resources, reads each back, and fills in
         sbx.state.cgroups; a limit that cannot be enforced is an error; with options of limit it does
-        first what that does
+        first what that does; with --while they are there for as long as a process: it makes none but
+        those of limits, and they are removed when the process has ended, with what is left in them
 update  gives the cgroups that there are the limits of linux.resources, and reads each back;
         a memory limit below what is in use is an error
 show    prints the cgroups of NAME, and what is used of each limit, as JSON
@@ -46,6 +51,7 @@ remove  ends what is left in the cgroups of NAME, and removes them
   --pids NUMBER    processes and threads
   --io-weight N    share of the disks' time: 10 to 1000; others have 100
   --devices WHICH  closed: only null, zero, full, random, urandom and terminals; auto: all
+  --while PID      how long the cgroups are there: until this process has ended
   --dry-run        check, print the document, and touch nothing
   --help, --version
 ";
@@ -54,7 +60,7 @@ remove  ends what is left in the cgroups of NAME, and removes them
 static MEMORY: sbx::Memory = sbx::Memory;
 
 fn main() -> ExitCode {
-    tool::main(&Tool { name: "sbx-cg", help: HELP, run })
+    tool::main(&Tool { name: NAME, help: HELP, run })
 }
 
 fn run(verb: &str, options: &mut Parser) -> Result<()> {
@@ -71,33 +77,43 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
     }
 }
 
-/// What a verb is asked for, if for anything.
-fn wish(filter: &mut Filter, options: &mut Parser) -> Result<Option<edit::Wish>> {
-    let mut wish = None::<edit::Wish>;
-    while let Some(arg) = tool::next(options)? {
-        match arg.long() {
-            "memory" => wish.get_or_insert_default().memory = Some(tool::value(options)?),
-            "cpus" => wish.get_or_insert_default().cpus = Some(tool::value(options)?),
-            "pids" => wish.get_or_insert_default().pids = Some(tool::value(options)?),
-            "devices" => wish.get_or_insert_default().devices = Some(tool::value(options)?),
-            "io-weight" => wish.get_or_insert_default().io_weight = Some(tool::value(options)?),
-            _ => filter.take(arg, options)?,
-        }
+/// Takes an option, with its value, if it is one of a limit's.
+fn take(wish: &mut Option<edit::Wish>, arg: &Argument, options: &mut Parser) -> Result<bool> {
+    match arg.long() {
+        "memory" => wish.get_or_insert_default().memory = Some(tool::value(options)?),
+        "cpus" => wish.get_or_insert_default().cpus = Some(tool::value(options)?),
+        "pids" => wish.get_or_insert_default().pids = Some(tool::value(options)?),
+        "devices" => wish.get_or_insert_default().devices = Some(tool::value(options)?),
+        "io-weight" => wish.get_or_insert_default().io_weight = Some(tool::value(options)?),
+        _ => return Ok(false),
     }
-    Ok(wish)
+    Ok(true)
 }
 
 fn limit(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::edit();
-    let wish = wish(&mut filter, options)?.unwrap_or_default();
-    filter.run(|doc, _| edit::limit(doc, &wish))
+    let mut wish = None;
+    while let Some(arg) = tool::next(options)? {
+        if !take(&mut wish, &arg, options)? {
+            filter.take(arg, options)?;
+        }
+    }
+    filter.run(|doc, _| edit::limit(doc, &wish.unwrap_or_default()))
 }
 
 fn create(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::apply();
-    let wish = wish(&mut filter, options)?;
+    let (mut wish, mut end) = (None, None);
+    while let Some(arg) = tool::next(options)? {
+        match arg.long() {
+            "while" => end = Some(tool::value::<process::Number>(options)?),
+            _ if take(&mut wish, &arg, options)? => {}
+            _ => filter.take(arg, options)?,
+        }
+    }
+    let end = end.map(|number| number.open()).transpose()?;
     filter.run(|doc, act| {
         wish.map_or(Ok(()), |wish| edit::limit(doc, &wish))?;
-        apply::create(doc, act)
+        apply::create(doc, end, act)
     })
 }

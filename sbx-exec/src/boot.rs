@@ -3,7 +3,6 @@
 use crate::Running;
 use crate::enter;
 use crate::forward::Forwarder;
-use crate::profile;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
@@ -12,7 +11,7 @@ use sbx::ids::Ids;
 use sbx::process::{Live, readable};
 use sbx::sys;
 use sbx::tool::{self, Status};
-use sbx::{Document, Name, label, namespace, store};
+use sbx::{Name, label, namespace, store};
 use std::fs::{self, File};
 use std::io::{stderr, stdin, stdout};
 use std::os::fd::{AsFd, OwnedFd};
@@ -62,30 +61,6 @@ pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
     match connection.event()? {
         Some(Event::Ended(code)) => Err(Status { code, message: None }.into()),
         _ => bail!("{name} was killed"),
-    }
-}
-
-/// Asks the holder of a container that was not booted to stay its init, and to end with this connection. Whatever the
-/// container may do, that process then waits, and can do nothing else.
-pub fn ask_to_end_with_us(Running { doc, .. }: &Running) -> Result<Connection> {
-    let name = doc.name()?;
-    let mut order = Document::new(&name);
-    profile::fill_for_waiting(&mut order)?;
-    if let Some(label) = doc.read::<String>("process.selinuxLabel")? {
-        order.set("process.selinuxLabel", label)?;
-    }
-    let null = null()?;
-    let connection = Connection::open(&name)?;
-    connection.send(Role::Reaper, &order, [null.as_fd(); 3])?;
-    Ok(connection)
-}
-
-/// Waits until it will.
-pub fn ends_with_us(Running { doc, .. }: &Running, connection: &mut Connection) -> Result<()> {
-    match connection.event()? {
-        Some(Event::Started) => Ok(()),
-        Some(Event::Failed(status)) => Err(failed(status, true)),
-        _ => bail!("the holder of {} is gone", doc.name()?),
     }
 }
 

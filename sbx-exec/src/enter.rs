@@ -32,22 +32,21 @@ const END_TIME: Duration = Duration::from_secs(1);
 /// Runs a command in the container with this process's standard streams, or what passes them on, and waits for it;
 /// kills it at the deadline, if there is one. Returns its status.
 ///
-/// `confinement` is that of the document; the command is executed once `is_ready`, which its process waits for, has
-/// returned. This process joins the container's namespaces, but for the PID namespace, which only its child is in.
+/// `confinement` is that of the document. This process joins the container's namespaces, but for the PID namespace, which
+/// only its child is in.
 pub fn run(
     running: &Running,
     confinement: Confinement,
     command: Command,
     tty: Tty,
     mut pid_file: Option<PidFile>,
-    is_ready: impl FnOnce() -> Result<()>,
     deadline: Option<Instant>,
 ) -> Result<Status> {
     let passed = command.passed;
     let signals = Forwarder::new()?;
     let label = running.doc.read::<String>("linux.mountLabel")?;
     let mut streams = Streams::open(tty, label.as_deref(), Ids::of(&running.doc)?)?;
-    let entered = enter(running, confinement, command, &mut streams, is_ready);
+    let entered = enter(running, confinement, command, &mut streams);
     let entered = entered.unwrap_or_else(|error| Err(Status::own(error)));
     if passed > 0 {
         // They are the command's alone: what it closes is closed.
@@ -93,7 +92,6 @@ fn enter(
     confinement: Confinement,
     mut command: Command,
     streams: &mut Streams,
-    is_ready: impl FnOnce() -> Result<()>,
 ) -> Result<Result<Child, Status>> {
     command.terminal = streams.take_terminal();
     if let Some(term) = std::env::var_os("TERM").filter(|_| command.terminal.is_some()) {
@@ -117,7 +115,7 @@ fn enter(
                 namespace::enter(holder, flags & CloneFlags::CLONE_NEWCGROUP)?;
                 streams.place()
             };
-            enter().map_or_else(Status::own, |()| confinement.become_command(is_ready))
+            enter().map_or_else(Status::own, |()| confinement.become_command())
         },
     ))
 }
@@ -133,7 +131,7 @@ pub fn ask(running: &Running, command: &[&str], deadline: Instant) -> Result<u8>
             sys::place(std::io::stderr(), 1)?;
             let args = command.iter().map(OsString::from).collect();
             let command = Command { args, ..Command::default() };
-            run(running, Confinement::new(&running.doc)?, command, Tty::Off, None, || Ok(()), Some(deadline))
+            run(running, Confinement::new(&running.doc)?, command, Tty::Off, None, Some(deadline))
         };
         let Status { code, message } = quiet().unwrap_or_else(Status::own);
         if let Some(message) = message {

@@ -68,7 +68,7 @@ cannot be executed, 127 when it is not found.
   --env NAME=VALUE   a variable of its environment; may be repeated
   --preserve-fds N   it gets the N descriptors from 3 on too, as those that it listens on
   --pid-file FILE    has its pid, as the caller sees it, as long as it runs
-  --end              the container, which has not been booted, ends with the command or with sbx-exec
+  --alone            it is the first in a container in which nobody could look at this process
   --tty[=auto|on|off]
                      whether it gets a terminal: if stdin, stdout and stderr all are one (auto)
   --timeout SECONDS  how long boot (90) and stop (90) wait
@@ -134,14 +134,14 @@ fn run_command(options: &mut Parser) -> Result<()> {
     let mut wish = None;
     let mut tty = Tty::Auto;
     let mut pid_file = None;
-    let mut ends = false;
+    let mut is_alone = false;
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
             "user" => command.user = Some(tool::value(options)?),
             "cwd" => command.cwd = Some(directory(options.value()?)?),
+            "alone" => is_alone = true,
             "pid-file" => pid_file = Some(options.value()?),
             "preserve-fds" => command.passed = tool::value::<Passed>(options)?.0,
-            "end" => ends = true,
             "tty" => tty = options.optional_value().map_or(Ok(Tty::On), tool::parsed)?,
             "env" => command.env.push(options.value()?),
             _ if take(&mut wish, &arg, options)? => {}
@@ -151,8 +151,7 @@ fn run_command(options: &mut Parser) -> Result<()> {
             },
         }
     }
-    if !ends {
-        // A container that has not been booted has nobody inside yet who could look at this process.
+    if !is_alone {
         program::shield()?;
     }
     source.check_passed(&mut command)?;
@@ -162,14 +161,10 @@ fn run_command(options: &mut Parser) -> Result<()> {
     let profile = wish.take_if(|wish| wish.base.is_some()).map(|wish| profile::alone(&wish)).transpose()?;
     let mut running = source.running()?;
     let pid_file = pid_file.map(|path| PidFile::create(Path::new(&path))).transpose()?;
-    // Open until this process has ended, however it ends. While the holder confines itself, this process makes another that is to
-    // be the command, and that waits for it.
-    let mut patron = ends.then(|| boot::ask_to_end_with_us(&running)).transpose()?;
     wish.map_or(Ok(()), |wish| profile::fill(&mut running.doc, &wish))?;
     let profile = profile.map_or_else(|| Profile::of(&running.doc), Ok)?;
     let confinement = Confinement::by(profile, &running.doc)?;
-    let is_ready = || patron.as_mut().map_or(Ok(()), |patron| boot::ends_with_us(&running, patron));
-    Err(enter::run(&running, confinement, command, tty, pid_file, is_ready, None)?.into())
+    Err(enter::run(&running, confinement, command, tty, pid_file, None)?.into())
 }
 
 /// An absolute path: there is none inside that another could be relative to.

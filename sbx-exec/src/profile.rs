@@ -213,12 +213,6 @@ fn fill_all_but_calls(doc: &mut Document, wish: &Wish) -> Result<Calls> {
     })
 }
 
-/// Fills in the profile of a process that waits for others, and does nothing else: no capability, and the calls for that.
-pub fn fill_for_waiting(doc: &mut Document) -> Result<()> {
-    doc.set("process.noNewPrivileges", true)?;
-    doc.set("linux.seccomp", calls::for_waiting())
-}
-
 /// What the fields have before anything is changed: the document's, a file's, or nothing where the default is wanted.
 fn beginning(doc: &Document, base: &Option<Base>) -> Result<[Option<Value>; 4]> {
     match base {

@@ -1,7 +1,7 @@
 //! Makes the namespaces and their holder, finds them again, and ends them.
 
 use crate::edit::Plan;
-use crate::holder;
+use crate::holder::{self, Bond};
 use anyhow::{Context, Result, bail, ensure};
 use caps::CapSet;
 use caps::errors::CapsError;
@@ -34,12 +34,24 @@ pub fn alloc(doc: &mut Document, act: bool) -> Result<()> {
     Ids::claim(doc, &name, act)?.map_or(Ok(()), |ids| ids.fill(doc))
 }
 
+/// How long a container is there, and who knows of it.
+#[derive(Debug)]
+pub enum Life {
+    /// Until it is removed, as its running document is kept.
+    Kept,
+    /// That, and until a process has ended.
+    KeptWhile(Live),
+    /// Until a process has ended: nothing of it is kept, and so nothing has to be removed.
+    While(Live),
+}
+
 /// Makes the namespaces and starts their holder; the running document is complete before the holder is released.
-pub fn create(doc: &mut Document, act: bool) -> Result<()> {
+pub fn create(doc: &mut Document, life: Life, act: bool) -> Result<()> {
     let name = doc.name()?;
     let plan = Plan::of(doc)?;
     let cgroups: Cgroups = doc.read("sbx.state.cgroups")?.unwrap_or_default();
-    if holder_of(&name)?.is_some() {
+    let is_kept = !matches!(life, Life::While(_));
+    if is_kept && holder_of(&name)?.is_some() {
         bail!("container {name} has a holder already");
     }
     if !act {
@@ -54,7 +66,7 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
         cgroup: Entry::open(&cgroups.payload)?,
         program: program::read_only()?,
         plan,
-        listener: listen(&name)?,
+        bond: bond(&name, life)?,
     };
     let (status_out, status_in) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let (go_out, go_in) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
@@ -76,15 +88,17 @@ pub fn create(doc: &mut Document, act: bool) -> Result<()> {
     drop((status_in, go_out, start));
     // While the holder starts.
     doc.set("sbx.state.holder", json!(Recorded::now(child.pid)?))?;
-    let new = write(&name, doc)?;
+    let new = is_kept.then(|| write(&name, doc)).transpose()?;
     let mut status = String::new();
     File::from(status_out).read_to_string(&mut status).context("cannot hear from the holder")?;
     if status != holder::READY {
         let why = if status.is_empty() { "it ended without a word" } else { &status };
         bail!("cannot start the holder of {name}: {why}");
     }
-    let path = store::running(&name);
-    fs::rename(&new, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    if let Some(new) = new {
+        let path = store::running(&name);
+        fs::rename(new, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     go.write_all(b"!").context("cannot release the holder")
 }
 
@@ -96,7 +110,7 @@ struct Start {
     procfs: Option<Procfs>,
     cgroup: Entry,
     program: OwnedFd,
-    listener: UnixListener,
+    bond: Bond,
 }
 
 impl Start {
@@ -107,8 +121,8 @@ impl Start {
             self.become_somebody(procfs, go)?;
         }
         let program = holder::aside(&self.program)?;
-        holder::descriptors(&self.listener, go, status).context("cannot place the holder's descriptors")?;
-        let args = [c"sbx-ns".to_owned(), CString::new(holder::VERB)?, CString::new(name.as_str())?];
+        holder::descriptors(&self.bond, go, status).context("cannot place the holder's descriptors")?;
+        let args = [c"sbx-ns".to_owned(), CString::new(self.bond.verb())?, CString::new(name.as_str())?];
         // A holder has no environment; nor has what it becomes, but for what the document gives it.
         let none: [CString; 0] = [];
         execveat(&program, c"", &args, &none, AtFlags::AT_EMPTY_PATH).context("cannot execute the holder")
@@ -232,21 +246,33 @@ fn holder_of(name: &Name) -> Result<Option<(Document, Live)>> {
     Ok(holder.map(|holder| (doc, holder)))
 }
 
-/// Makes the runtime directory, empty, and the control socket in it.
-fn listen(name: &Name) -> Result<UnixListener> {
+/// Makes what a holder waits for, and the runtime directory, empty, if something is kept.
+fn bond(name: &Name, life: Life) -> Result<Bond> {
+    match life {
+        Life::Kept => {
+            make_directory(name)?;
+            let path = store::control(name);
+            let listener = UnixListener::bind(&path);
+            Ok(Bond::Orders(listener.with_context(|| format!("cannot make the socket {}", path.display()))?))
+        }
+        Life::KeptWhile(process) => make_directory(name).map(|()| Bond::End(process.fd)),
+        Life::While(process) => Ok(Bond::End(process.fd)),
+    }
+}
+
+fn make_directory(name: &Name) -> Result<()> {
     remove(name)?;
     let directory = store::runtime(name);
     store::make(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    store::check_owner(&directory.canonicalize()?)?;
-    let path = store::control(name);
-    UnixListener::bind(&path).with_context(|| format!("cannot make the socket {}", path.display()))
+    store::check_owner(&directory.canonicalize()?)
 }
 
 /// Writes the running document down beside its place, to which it is moved when it is whole.
 fn write(name: &Name, doc: &Document) -> Result<PathBuf> {
     let new = store::runtime(name).join("document.new");
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
-    file.and_then(|mut file| file.write_all(&doc.to_line())).with_context(|| format!("cannot write {}", new.display()))?;
+    file.and_then(|mut file| file.write_all(&doc.to_line()))
+        .with_context(|| format!("cannot write {}", new.display()))?;
     Ok(new)
 }
 

@@ -1,7 +1,8 @@
-//! The holder: process 1 of a container's PID namespace. It keeps the namespaces alive, reaps orphans, and waits for
-//! the order to become the container's init or to be the init of the container's command.
+//! The holder: process 1 of a container's PID namespace. It keeps the namespaces alive, reaps orphans, and waits: for
+//! the order to become the container's init or to be the init of the container's command, or for the end of a process, with
+//! which the container ends.
 //!
-//! It holds no descriptor but its control socket, so a pipe that its maker read from ends.
+//! It holds no descriptor but that on which it waits, so a pipe that its maker read from ends.
 
 use anyhow::{Context, Result, anyhow};
 use nix::libc;
@@ -9,33 +10,51 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::setsid;
-use sbx::confine::{Confinement, start};
+use sbx::Document;
+use sbx::confine::{Confinement, Profile, start};
 use sbx::holder::{Event, Role, receive, tell};
 use sbx::process::{ended, readable};
 use sbx::sys::{self, Child};
 use sbx::tool::Status;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-/// The verb by which `create` executes the holder.
-pub const VERB: &str = "hold";
+/// The verbs by which `create` executes the holder.
+pub const VERBS: [&str; 2] = [ORDERS, END];
+const ORDERS: &str = "hold";
+const END: &str = "hold-while";
+
+/// What the holder waits for.
+#[derive(Debug)]
+pub enum Bond {
+    /// An order, on its control socket.
+    Orders(UnixListener),
+    /// The end of a process.
+    End(OwnedFd),
+}
+
+/// All that a process needs which reaps others until another one has ended.
+const WAITING: &str = "
+    brk close exit exit_group futex madvise mmap mremap munmap poll ppoll read readv restart_syscall rt_sigprocmask
+    rt_sigreturn sigaltstack wait4 write writev
+";
 
 /// What the holder says on its status pipe once all is well.
 pub const READY: &str = "ready";
 
-/// The descriptors that the holder is started with: its control socket, the pipe that releases it, and the pipe on
-/// which it says how it fares.
-const LISTENER: RawFd = 3;
+/// The descriptors that the holder is started with: that of its bond, the pipe that releases it, and the pipe on which it
+/// says how it fares.
+const BOND: RawFd = 3;
 const GO: RawFd = 4;
 const STATUS: RawFd = 5;
 
 /// Puts the holder's descriptors in their places, in the process that is about to execute it. What else that process
 /// has open closes then.
-pub fn descriptors(listener: &UnixListener, go: &OwnedFd, status: &OwnedFd) -> Result<()> {
-    let moved = [aside(listener)?, aside(go)?, aside(status)?];
-    moved.iter().zip([LISTENER, GO, STATUS]).try_for_each(|(fd, number)| sys::place(fd, number))?;
+pub fn descriptors(bond: &Bond, go: &OwnedFd, status: &OwnedFd) -> Result<()> {
+    let moved = [aside(bond)?, aside(go)?, aside(status)?];
+    moved.iter().zip([BOND, GO, STATUS]).try_for_each(|(fd, number)| sys::place(fd, number))?;
     Ok(())
 }
 
@@ -44,14 +63,36 @@ pub fn aside(fd: impl AsFd) -> Result<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(fd, STATUS + 1).context("cannot move a descriptor")
 }
 
+impl Bond {
+    /// The verb of a holder that has it.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Orders(_) => ORDERS,
+            Self::End(_) => END,
+        }
+    }
+
+    fn of(verb: &str, fd: OwnedFd) -> Self {
+        if verb == END { Self::End(fd) } else { Self::Orders(fd.into()) }
+    }
+}
+
+impl AsFd for Bond {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Orders(listener) => listener.as_fd(),
+            Self::End(process) => process.as_fd(),
+        }
+    }
+}
+
 /// What the holder does, from its first instruction to its last.
-pub fn main() -> Result<()> {
-    let [listener, go, status] = [LISTENER, GO, STATUS].map(sys::inherited);
+pub fn main(verb: &str) -> Result<()> {
+    let [bond, go, status] = [BOND, GO, STATUS].map(sys::inherited);
     let started = "only sbx-ns create can start a holder";
-    let (listener, go) = (listener.context(started)?, go.context(started)?);
-    let (listener, go, mut status) =
-        (UnixListener::from(listener), File::from(go), File::from(status.context(started)?));
-    let signals = match prepare() {
+    let (bond, go) = (Bond::of(verb, bond.context(started)?), File::from(go.context(started)?));
+    let mut status = File::from(status.context(started)?);
+    let signals = match prepare(&bond) {
         Ok(signals) => signals,
         Err(error) => {
             let _ = write!(status, "{error:#}");
@@ -61,14 +102,19 @@ pub fn main() -> Result<()> {
     status.write_all(READY.as_bytes()).context("cannot report")?;
     drop(status);
     released(go)?;
-    let (connection, order) = wait_for_order(&listener, &signals)?;
-    drop(listener);
-    order.carry_out(&connection, &signals)
+    match bond {
+        Bond::Orders(listener) => {
+            let (connection, order) = wait_for_order(&listener, &signals)?;
+            drop(listener);
+            order.carry_out(&connection, &signals)
+        }
+        Bond::End(process) => sys::exit(supervise(None, &signals, Some(process.as_fd()))?.into()),
+    }
 }
 
 /// Gives up what it does not need, and takes signals as data: those that are blocked reach even a process 1 that has
-/// no handler for them.
-fn prepare() -> Result<SignalFd> {
+/// no handler for them. Who only waits does nothing else from here on, whatever the container may.
+fn prepare(bond: &Bond) -> Result<SignalFd> {
     sys::close(STATUS as u32 + 1, u32::MAX).context("cannot close inherited descriptors")?;
     nix::sys::prctl::set_dumpable(false).context("cannot become undumpable")?;
     setsid().context("cannot make a session")?;
@@ -77,6 +123,10 @@ fn prepare() -> Result<SignalFd> {
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&all, flags).context("cannot make a signal descriptor")?;
     sys::close(0, 2).context("cannot close the standard streams")?;
+    if let Bond::End(_) = bond {
+        let calls = Profile::only(WAITING.split_ascii_whitespace())?;
+        Confinement::by(calls, &Document::default())?.become_init()?;
+    }
     Ok(signals)
 }
 
@@ -128,7 +178,7 @@ impl Order {
         let failure = match self.role {
             Role::InPlace => self.become_command(),
             Role::Init | Role::InitWhileConnected => {
-                let patron = (self.role == Role::InitWhileConnected).then_some(connection);
+                let patron = (self.role == Role::InitWhileConnected).then(|| connection.as_fd());
                 match self.start_command() {
                     Ok(command) => {
                         tell(connection, &Event::Started);
@@ -139,13 +189,6 @@ impl Order {
                     Err(failure) => failure,
                 }
             }
-            Role::Reaper => match self.confinement.become_init() {
-                Ok(()) => {
-                    tell(connection, &Event::Started);
-                    sys::exit(supervise(None, signals, Some(connection))?.into());
-                }
-                Err(error) => Status::own(error),
-            },
         };
         tell(connection, &Event::Failed(failure));
         sys::exit(1);
@@ -167,7 +210,7 @@ impl Order {
     /// Makes the three descriptors the standard streams, and becomes the command. Returns only on failure.
     fn become_command(&self) -> Status {
         match self.streams.iter().zip(0..).try_for_each(|(fd, number)| sys::place(fd, number)) {
-            Ok(()) => self.confinement.become_command(|| Ok(())),
+            Ok(()) => self.confinement.become_command(),
             Err(error) => Status::own(anyhow!(error).context("cannot place the standard streams")),
         }
     }
@@ -175,9 +218,9 @@ impl Order {
 
 /// Forwards signals to the command, if there is one, and reaps whatever ends, until the command has; returns its status.
 /// With a patron, ends when that is gone.
-fn supervise(command: Option<&Child>, signals: &SignalFd, patron: Option<&UnixStream>) -> Result<u8> {
+fn supervise(command: Option<&Child>, signals: &SignalFd, patron: Option<BorrowedFd<'_>>) -> Result<u8> {
     loop {
-        let watched = [signals.as_fd(), patron.map_or(signals.as_fd(), AsFd::as_fd)];
+        let watched = [signals.as_fd(), patron.unwrap_or(signals.as_fd())];
         let [signalled, abandoned] = readable(watched, None).context("cannot wait")?;
         if abandoned && patron.is_some() {
             sys::exit(1);

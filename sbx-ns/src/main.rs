@@ -5,9 +5,11 @@ mod edit;
 mod holder;
 
 use anyhow::Result;
+use apply::Life;
 use lexopt::Parser;
 use sbx::ids::Ids;
-use sbx::tool::{self, Filter, Tool};
+use sbx::process;
+use sbx::tool::{self, Argument, Filter, Tool, Usage};
 use std::process::ExitCode;
 
 const HELP: &str = "\
@@ -27,7 +29,8 @@ alloc   claims ids of the host's for a user namespace, if linux.namespaces has o
         container that has ids keeps them
 create  makes the namespaces that linux.namespaces lists (joins those that have a path) in the cgroup of
         sbx.state.cgroups, starts their holder, fills in sbx.state.holder, and keeps the running document;
-        with options of plan, or where the document has no linux.namespaces, it does first what that does
+        with options of plan, or where the document has no linux.namespaces, it does first what that does;
+        with --while the container ends with a process, and cannot be booted
 show    prints the running document of NAME
 list    prints name, pid and status of all containers that have a holder, as JSON: a container is
         'created' until sbx-exec boot has made it 'running'
@@ -39,6 +42,9 @@ remove  ends the holder of NAME and with it all of its processes; with --ids giv
                     UID:GID:SIZE: root inside is user UID and group GID of the host's, and SIZE ids
                     from there on are the container's; keep-id[:UID:GID]: an ordinary user is himself
                     inside (as without, for him), or user UID and group GID
+  --while PID       how long the container is there: until this process has ended
+  --unlisted        nothing is kept of such a container: who has its document knows it, and nobody has to
+                    remove it
   --dry-run         check, print the document, and touch nothing
   --help, --version
 ";
@@ -64,37 +70,53 @@ fn run(verb: &str, options: &mut Parser) -> Result<()> {
             if ids { Ids::release(&name) } else { Ok(()) }
         }
         // How `create` starts the holder; nobody else can, for want of its descriptors.
-        holder::VERB => holder::main(),
+        verb if holder::VERBS.contains(&verb) => holder::main(verb),
         _ => Err(tool::no_verb(verb)),
     }
 }
 
-/// What a verb is asked for, if for anything.
-fn wish(filter: &mut Filter, options: &mut Parser) -> Result<Option<edit::Wish>> {
-    let mut wish = None::<edit::Wish>;
-    while let Some(arg) = tool::next(options)? {
-        match arg.long() {
-            "hostname" => wish.get_or_insert_default().hostname = Some(tool::value(options)?),
-            "userns" => wish.get_or_insert_default().users = Some(tool::value(options)?),
-            _ => filter.take(arg, options)?,
-        }
+/// Takes an option, with its value, if it is one of a plan's.
+fn take(wish: &mut Option<edit::Wish>, arg: &Argument, options: &mut Parser) -> Result<bool> {
+    match arg.long() {
+        "hostname" => wish.get_or_insert_default().hostname = Some(tool::value(options)?),
+        "userns" => wish.get_or_insert_default().users = Some(tool::value(options)?),
+        _ => return Ok(false),
     }
-    Ok(wish)
+    Ok(true)
 }
 
 fn plan(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::edit();
-    let wish = wish(&mut filter, options)?.unwrap_or_default();
-    filter.run(|doc, _| edit::plan(doc, wish))
+    let mut wish = None;
+    while let Some(arg) = tool::next(options)? {
+        if !take(&mut wish, &arg, options)? {
+            filter.take(arg, options)?;
+        }
+    }
+    filter.run(|doc, _| edit::plan(doc, wish.unwrap_or_default()))
 }
 
 fn create(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::apply();
-    let wish = wish(&mut filter, options)?;
+    let (mut wish, mut end, mut is_unlisted) = (None, None, false);
+    while let Some(arg) = tool::next(options)? {
+        match arg.long() {
+            "while" => end = Some(tool::value::<process::Number>(options)?),
+            "unlisted" => is_unlisted = true,
+            _ if take(&mut wish, &arg, options)? => {}
+            _ => filter.take(arg, options)?,
+        }
+    }
+    let life = match (end.map(|number| number.open()).transpose()?, is_unlisted) {
+        (None, false) => Life::Kept,
+        (None, true) => return Err(Usage("--unlisted goes with --while: nobody else could end it".into()).into()),
+        (Some(process), false) => Life::KeptWhile(process),
+        (Some(process), true) => Life::While(process),
+    };
     filter.run(|doc, act| {
         if wish.is_some() || doc.get("linux.namespaces").is_none() {
             edit::plan(doc, wish.unwrap_or_default())?;
         }
-        apply::create(doc, act)
+        apply::create(doc, life, act)
     })
 }

@@ -129,6 +129,12 @@ impl Profile {
         })
     }
 
+    /// No right at all, and no system calls but these.
+    pub fn only<'a>(calls: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+        let calls = seccomp::Seccomp::of(vec![seccomp::Rule::allow(calls)]);
+        Self { no_new_privs: true, ..Self::of(&Document::default())? }.with_calls(&calls)
+    }
+
     /// With these system calls in the place of the document's.
     pub fn with_calls(self, calls: &seccomp::Seccomp) -> Result<Self> {
         Ok(Self { seccomp: calls.compile().context("linux.seccomp")?, ..self })
@@ -184,13 +190,13 @@ impl Confinement {
         Ok(self)
     }
 
-    /// Gives up everything and executes the command in place of this process, once `is_ready`. Returns only on failure.
-    pub fn become_command(&self, is_ready: impl FnOnce() -> Result<()>) -> Status {
+    /// Gives up everything and executes the command in place of this process. Returns only on failure.
+    pub fn become_command(&self) -> Status {
         let attempt = || -> Result<Status> {
             let who = self.who()?;
             let (command, args) = self.command(&who)?;
             let env = self.environment(&who)?;
-            self.give_up(Some(&who), is_ready)?;
+            self.give_up(Some(&who))?;
             Ok(execute(&command, &args, &env))
         };
         attempt().unwrap_or_else(Status::own)
@@ -198,7 +204,7 @@ impl Confinement {
 
     /// Gives up the privileges, but stays the program and the user that it is: the init of a container's command.
     pub fn become_init(&self) -> Result<()> {
-        self.give_up(None, || Ok(()))
+        self.give_up(None)
     }
 
     /// Who the command is executed by: what the container's own passwd and group say, of the document's user too.
@@ -215,7 +221,7 @@ impl Confinement {
     }
 
     /// The order in which privileges go.
-    fn give_up(&self, who: Option<&Who>, is_ready: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn give_up(&self, who: Option<&Who>) -> Result<()> {
         self.session()?;
         self.limits()?;
         if self.becomes_root {
@@ -233,8 +239,6 @@ impl Confinement {
         }
         // Needs CAP_SETPCAP, which the sets below may not have.
         self.bounding()?;
-        // What is waited for works meanwhile. A filter may refuse the calls by which one waits.
-        is_ready()?;
         if !self.profile.no_new_privs {
             // Without no_new_privs loading a filter needs CAP_SYS_ADMIN, which a user who is not root loses next.
             self.filter()?;

@@ -44,8 +44,6 @@ pub enum Role {
     Init,
     /// Like [`Role::Init`], and end when the one who gave the order is gone.
     InitWhileConnected,
-    /// Be the init of whatever else is run inside, and end when the one who gave the order is gone.
-    Reaper,
 }
 
 /// What the holder answers.

@@ -1,14 +1,19 @@
 //! When a recorded process is believed, and how it is signalled.
 
-use crate::procfs;
-use crate::sys::Child;
+use crate::sys::{self, Child};
+use crate::{procfs, tool};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::setsid;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{Read, Write, pipe};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 /// A process as `sbx.state` records it. A pid alone would be reused; with its start time and the boot it is unique.
@@ -32,6 +37,26 @@ pub struct Live {
     pub pid: i32,
 }
 
+/// The pid of a process, as a command line has it.
+#[derive(Debug)]
+pub struct Number(i32);
+
+impl FromStr for Number {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number| *number >= 1 && text.bytes().all(|b| b.is_ascii_digit()));
+        number.map(Self).ok_or_else(|| format!("bad pid {text:?}"))
+    }
+}
+
+impl Number {
+    /// The process: it is this one from here on, whoever has its pid later.
+    pub fn open(&self) -> Result<Live> {
+        Live::open(self.0)?.with_context(|| format!("there is no process {}", self.0))
+    }
+}
+
 impl Recorded {
     /// Records a process that exists now.
     pub fn now(pid: i32) -> Result<Self> {
@@ -47,22 +72,58 @@ impl Recorded {
         if self.boot_id != boot_id()? {
             return Ok(None);
         }
-        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(None) };
-        let fd = match pidfd_open(pid, PidfdFlags::empty()) {
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
-            fd => fd.with_context(|| format!("cannot open process {}", self.pid))?,
-        };
+        let Some(live) = Live::open(self.pid)? else { return Ok(None) };
         // Read after the descriptor is held: what is compared is what is held.
         let same = start_time(self.pid)? == Some(self.start_time);
-        let live = Live { fd, pid: self.pid };
         Ok((same && !live.has_ended()?).then_some(live))
     }
 }
 
 impl Live {
+    /// The process that has this pid now, if any has.
+    pub fn open(pid: i32) -> Result<Option<Self>> {
+        let Some(known) = Pid::from_raw(pid) else { return Ok(None) };
+        match pidfd_open(known, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            fd => Ok(Some(Self { fd: fd.with_context(|| format!("cannot open process {pid}"))?, pid })),
+        }
+    }
+
+    /// Leaves a child behind that does something when this process has ended, however it ends. What the caller does from here
+    /// on will be undone by that: what ends others, a signal to the caller's process group, by its terminal or by a service
+    /// manager, does not end it.
+    pub fn at_end(self, tool: &str, undo: impl FnOnce() -> Result<()>) -> Result<()> {
+        let (mut left, leaves) = pipe().context("cannot make a pipe")?;
+        let Some(_child) = sys::fork().context("cannot make a process")? else {
+            let wait = || -> Result<()> {
+                // Who leads a process group already is in none of the caller's.
+                let _ = setsid();
+                sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None).context("cannot block signals")?;
+                let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
+                [0, 1].into_iter().try_for_each(|number| sys::place(&null, number)).context("cannot place a stream")?;
+                (&leaves).write_all(b"!").context("cannot report")?;
+                // Others are waited for. Where this is forbidden, it goes without.
+                let _ = sys::run_in_batch();
+                sys::place(&self.fd, 3).context("cannot place a descriptor")?;
+                // Also what it could hold open for others.
+                sys::close(4, u32::MAX).context("cannot close inherited descriptors")?;
+                let process = sys::inherited(3).context("cannot take over a descriptor")?;
+                readable([process.as_fd()], None).context("cannot wait for a process")?;
+                undo()
+            };
+            let result = wait();
+            if let Err(error) = &result {
+                tool::say(tool, &format!("{error:#}"));
+            }
+            sys::exit(result.is_err().into());
+        };
+        drop(leaves);
+        left.read_exact(&mut [0]).context("the process that is to clean up has ended")
+    }
+
     /// Sends a signal, by descriptor.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        match crate::sys::pidfd_send_signal(&self.fd, signal) {
+        match sys::pidfd_send_signal(&self.fd, signal) {
             Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => Ok(()),
             result => result.with_context(|| format!("cannot send signal {signal} to process {}", self.pid)),
         }

@@ -77,12 +77,6 @@ const STRICT: &str = "
 /// The socket families of the strict profile beside netlink, of which it has the kernel's answers about links and routes.
 const STRICT_FAMILIES: [i32; 3] = [AF_UNIX, AF_INET, AF_INET6];
 
-/// All that a process needs which reaps others, until a connection closes.
-const WAITING: &str = "
-    brk close exit exit_group futex madvise mmap mremap munmap poll ppoll read readv restart_syscall rt_sigprocmask
-    rt_sigreturn sendto sigaltstack wait4 write writev
-";
-
 /// The arguments of personality(2) that are let through: Linux, with the 32-bit and the UNAME26 view, and the question
 /// which it is. Others switch off what protects memory.
 const PERSONALITIES: [u32; 5] = [0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
@@ -199,11 +193,6 @@ pub fn filter(capabilities: &CapsHashSet, is_strict: bool) -> Seccomp {
         Rule::fail(["socket"], libc::EAFNOSUPPORT as u32).only_if(&audit)
     });
     Seccomp::of(rules)
-}
-
-/// The filter for who waits, and nothing else.
-pub fn for_waiting() -> Seccomp {
-    Seccomp::of(vec![Rule::allow(WAITING.split_ascii_whitespace())])
 }
 
 /// Masks and values of which one, and no other, is what an argument of so many bits has under that mask which is none of these
