@@ -282,7 +282,7 @@ impl Source {
             None => tool::read_document()?,
             Some(number) => {
                 let fd = sys::inherited(number).with_context(|| format!("--document {number}"))?;
-                let mut bytes = Vec::new();
+                let mut bytes = Vec::with_capacity(Document::USUAL);
                 File::from(fd).read_to_end(&mut bytes).with_context(|| format!("cannot read descriptor {number}"))?;
                 tool::parse(&bytes)?
             }

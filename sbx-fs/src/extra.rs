@@ -180,11 +180,11 @@ impl Extra {
 }
 
 /// A path of the host's as it is now. A link on the way is followed and never again: whoever can write there would lead
-/// it elsewhere.
+/// it elsewhere. No link leads to `host` itself.
 fn on_host(path: &Path, host: &Path) -> Result<PathBuf> {
     let place = host.join(path.strip_prefix("/").unwrap_or(path)).canonicalize();
     let place = place.with_context(|| format!("cannot mount {}", path.display()))?;
-    Ok(Path::new("/").join(place.strip_prefix(host.canonicalize()?)?))
+    Ok(Path::new("/").join(place.strip_prefix(host)?))
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use caps::CapSet;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_dumpable;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid, setgroups, setresgid, setresuid};
+use rustix::fs::{AtFlags, Mode, OFlags, open, statat};
 use serde::Deserialize;
-use std::fs;
 use std::io::{Read, pipe};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -73,13 +73,19 @@ pub fn flags(doc: &Document) -> Result<CloneFlags> {
 /// Refuses a namespace that the caller is in already: what follows is meant for a container, and would happen to the
 /// host. A stale record has made a runtime replace the root of its host.
 pub fn join(holder: &Live, flags: CloneFlags) -> Result<()> {
-    for Kind { name, flag, file } in &KINDS {
-        let id = |process: &str| {
-            let path = format!("/proc/{process}/ns/{file}");
-            fs::read_link(&path).with_context(|| format!("cannot read {path}"))
+    let directory = |process: &str| {
+        let path = format!("/proc/{process}/ns");
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        open(&*path, flags, Mode::empty()).with_context(|| format!("cannot open {path}"))
+    };
+    let (ours, theirs) = (directory("self")?, directory(&holder.pid.to_string())?);
+    for Kind { name, file, .. } in KINDS.iter().filter(|kind| flags.contains(kind.flag)) {
+        let id = |directory: &OwnedFd| {
+            let stat = statat(directory, *file, AtFlags::empty());
+            stat.map(|stat| (stat.st_dev, stat.st_ino)).with_context(|| format!("cannot look at a {name} namespace"))
         };
         // The pidfd keeps setns from joining another process that got the pid meanwhile.
-        if flags.contains(*flag) && id("self")? == id(&holder.pid.to_string())? {
+        if id(&ours)? == id(&theirs)? {
             anyhow::bail!("process {} is in the {name} namespace of the host: not a container", holder.pid);
         }
     }

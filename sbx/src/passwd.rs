@@ -35,6 +35,9 @@ impl User {
 /// A file that is larger than this is not read: nobody has that many users, and the file is the container's.
 const MAX_BYTES: u64 = 4 << 20;
 
+/// How many bytes hold most of them.
+const USUAL: usize = 4 << 10;
+
 /// The entry of `uid` in a passwd file. Lines that are not exactly what passwd(5) says are passed over.
 pub fn find(text: &[u8], uid: u32) -> Option<User> {
     text.split(|b| *b == b'\n').filter_map(entry).find(|user| user.uid == uid)
@@ -65,7 +68,7 @@ fn read_file(root: impl AsFd, path: &str) -> Result<Vec<u8>> {
         fd => fd.with_context(|| failed("open"))?,
     };
     let file = File::from(fd);
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(USUAL);
     // A FIFO or a device in its place is never read.
     if file.metadata().with_context(|| failed("stat"))?.is_file() {
         file.take(MAX_BYTES).read_to_end(&mut bytes).with_context(|| failed("read"))?;
