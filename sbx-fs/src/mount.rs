@@ -19,6 +19,7 @@ use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, floc
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use sbx::ids::Ids;
+use sbx::mount::Opening;
 use sbx::namespace::NOBODYS;
 use sbx::process::Live;
 use sbx::procfs::Procfs;
@@ -61,10 +62,18 @@ pub fn mount(doc: &Document, here: &mut Here, act: bool) -> Result<()> {
     let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
     let users = plan.ids.map(|_| namespace::users(&holder, procfs)).transpose()?;
     let open = || open(users.as_ref());
-    let is_rootless = rootless::is_rootless(doc)?;
-    let opened = if is_rootless { None } else { Some(open()?) };
-    join(doc, &holder, is_rootless, procfs)?;
-    let built = opened.map_or_else(open, Ok).and_then(|opened| build(&plan, opened, &holder, procfs));
+    // In the user namespace an ordinary user may do what is still to be done, and the host's root may not. All are joined,
+    // since each file system shows the processes, interfaces or cgroups of whoever mounts it: these two whatever the document
+    // says.
+    let flags = namespace::flags(doc)? | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+    let users_too = flags | CloneFlags::CLONE_NEWUSER;
+    let first = if rootless::is_rootless(doc)? { users_too } else { CloneFlags::CLONE_NEWPID };
+    let rest = flags - first - CloneFlags::CLONE_NEWUSER;
+    join(&holder, first, procfs)?;
+    let begun = plan.mounts.iter().map(begin).collect::<Result<Vec<_>>>()?;
+    let opened = open()?;
+    join(&holder, rest, procfs)?;
+    let built = build(&plan, opened, begun, &holder, procfs);
     ensure!(!holder.has_ended()?, "container {name} has ended");
     built
 }
@@ -220,15 +229,10 @@ fn image(Image { path, kind, label, attributes }: &Image) -> Result<OwnedFd> {
     bail!("it holds no file system of {}{}", kinds.join(", "), reasons.concat())
 }
 
-/// Enters the container's namespaces, the PID namespace for children only. Refuses a root that has been replaced
-/// already: the container may run.
-fn join(doc: &Document, holder: &Live, with_users: bool, procfs: &Procfs) -> Result<()> {
+/// Enters namespaces of the container, the PID namespace for children only. Refuses a root that has been replaced already: the
+/// container may run.
+fn join(holder: &Live, flags: CloneFlags, procfs: &Procfs) -> Result<()> {
     let root = procfs.identity("self/root")?;
-    // These two it must have whatever the document says. All are joined, since each file system shows the processes,
-    // interfaces or cgroups of whoever mounts it.
-    let mut flags = namespace::flags(doc)? | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
-    // In the user namespace an ordinary user may do what is still to be done, and the host's root may not.
-    flags.set(CloneFlags::CLONE_NEWUSER, with_users);
     namespace::join(holder, flags)?;
     if procfs.identity("self/root")? != root {
         bail!("the root of process {} has been replaced already", holder.pid);
@@ -236,8 +240,22 @@ fn join(doc: &Document, holder: &Live, with_users: bool, procfs: &Procfs) -> Res
     Ok(())
 }
 
+/// What a child begins to open, while this process opens the rest.
+fn begin(mount: &Mount) -> Result<Option<Opening>> {
+    match &mount.source {
+        Source::FileSystem(source) => source.begin().with_context(|| format!("cannot mount {mount}")),
+        _ => Ok(None),
+    }
+}
+
 /// Mounts everything in the order in which the document has it, and what is read-only or masked on top.
-fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Result<()> {
+fn build(
+    plan: &Plan,
+    opened: Opened<'_>,
+    begun: Vec<Option<Opening>>,
+    holder: &Live,
+    procfs: &Procfs,
+) -> Result<()> {
     let mut root = Root::attach(opened.root)?;
     if let Some(ids) = plan.ids {
         namespace::make_files_as(ids)?;
@@ -245,13 +263,13 @@ fn build(plan: &Plan, opened: Opened<'_>, holder: &Live, procfs: &Procfs) -> Res
     for (path, target) in &plan.first_links {
         root.link(path, target)?;
     }
-    for (mount, content) in plan.mounts.iter().zip(opened.contents) {
+    for ((mount, content), begun) in plan.mounts.iter().zip(opened.contents).zip(begun) {
         match content {
             Content::Tree(tree, read_only) => root.bind(&mount.destination, &tree, read_only).map(drop),
             Content::Inside(source) => root.bind_inside(&mount.destination, source),
             Content::FileSystem(file_system, context) => root.make(&mount.destination, file_system, &context),
             Content::Shown(file_system) => {
-                file_system.configure_inside().and_then(|context| root.make(&mount.destination, file_system, &context))
+                file_system.configure_inside(begun).and_then(|context| root.make(&mount.destination, file_system, &context))
             }
         }
         .with_context(|| format!("cannot mount {mount}"))?;

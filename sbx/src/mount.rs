@@ -1,6 +1,7 @@
 //! File systems that are mounted by descriptor (fsopen(2), Linux 5.2), and attached nowhere yet.
 
-use crate::{store, sys};
+use crate::sys::{self, Child};
+use crate::store;
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{DupFlags, Errno, dup3};
@@ -29,18 +30,32 @@ pub fn open(kind: &str) -> rustix::io::Result<OwnedFd> {
     fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
 }
 
-/// The same in the namespaces of this process's children: that is another PID namespace, where this process has joined one
-/// (setns(2)).
-pub fn open_as_child(kind: &str) -> Result<OwnedFd> {
-    // The child has not a copy of the descriptors but the same, of which this one becomes the context.
-    let mut place = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let Some(child) = sys::clone3(nix::libc::CLONE_FILES, None).context("cannot fork")? else {
-        let opened = open(kind).and_then(|context| dup3(&context, &mut place, DupFlags::CLOEXEC));
-        sys::exit(opened.map_or_else(Errno::raw_os_error, |()| 0));
-    };
-    match child.wait()? {
-        0 => Ok(place),
-        errno => Err(Errno::from_raw_os_error(errno.into()).into()),
+/// A context that a child opens in its own namespaces: in another PID namespace than this process, where this one has joined
+/// that (setns(2)).
+#[derive(Debug)]
+pub struct Opening {
+    child: Child,
+    /// The child has not a copy of the descriptors but the same, of which this one becomes the context.
+    place: OwnedFd,
+}
+
+impl Opening {
+    /// Begins to open it.
+    pub fn begin(kind: &str) -> Result<Self> {
+        let mut place = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let Some(child) = sys::clone3(nix::libc::CLONE_FILES, None).context("cannot fork")? else {
+            let opened = open(kind).and_then(|context| dup3(&context, &mut place, DupFlags::CLOEXEC));
+            sys::exit(opened.map_or_else(Errno::raw_os_error, |()| 0));
+        };
+        Ok(Self { child, place })
+    }
+
+    /// The context, once it is there.
+    pub fn end(self) -> Result<OwnedFd> {
+        match self.child.wait()? {
+            0 => Ok(self.place),
+            errno => Err(Errno::from_raw_os_error(errno.into()).into()),
+        }
     }
 }
 

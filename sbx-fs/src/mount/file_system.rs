@@ -4,7 +4,7 @@ use super::plan::Attributes;
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, XattrFlags, fsetxattr, openat};
 use sbx::ids::Ids;
-use sbx::mount::{self, Parameter};
+use sbx::mount::{self, Opening, Parameter};
 use sbx::passwd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -97,9 +97,15 @@ impl FileSystem {
         mount::configure(self.kind, Path::new(self.kind), &self.parameters)
     }
 
-    /// The same in the namespaces that this process has joined, the PID namespace for its children only.
-    pub fn configure_inside(&self) -> Result<OwnedFd> {
-        let context = if self.kind == PROC { mount::open_as_child(PROC)? } else { mount::open(self.kind)? };
+    /// Begins to open what shows processes, if that is what it is: those of the PID namespace that this process's children
+    /// are in, and itself is not.
+    pub fn begin(&self) -> Result<Option<Opening>> {
+        (self.kind == PROC).then(|| Opening::begin(PROC)).transpose()
+    }
+
+    /// The same as [`FileSystem::configure`] in the namespaces that this process has joined, with what has been begun.
+    pub fn configure_inside(&self, begun: Option<Opening>) -> Result<OwnedFd> {
+        let context = begun.map_or_else(|| Ok(mount::open(self.kind)?), Opening::end)?;
         mount::set_up(context, Path::new(self.kind), &self.parameters)
     }
 
