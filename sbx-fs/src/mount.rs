@@ -1,9 +1,9 @@
 //! Builds the container's file system in the holder's mount namespace.
 //!
-//! Everything that comes from the host is opened before the namespaces are joined, and held by descriptor from then
-//! on; everything inside is reached beneath the descriptor of the new root. No path of the container's is ever
-//! resolved by a process that could reach a file of the host's through it. An ordinary user may open it only once he
-//! has joined them: until the root is replaced the mounts there are those of the host.
+//! Everything that comes from the host is opened before its mounts are left, and held by descriptor from then on;
+//! everything inside is reached beneath the descriptor of the new root. No path of the container's is ever resolved by a
+//! process that could reach a file of the host's through it. An ordinary user may open it only once he has joined the
+//! container's: until the root is replaced the mounts there are those of the host.
 
 mod file_system;
 mod plan;
@@ -61,17 +61,18 @@ pub fn mount(doc: &Document, here: &mut Here, act: bool) -> Result<()> {
     }
     let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
     let users = plan.ids.map(|_| namespace::users(&holder, procfs)).transpose()?;
-    let open = || open(users.as_ref());
-    // In the user namespace an ordinary user may do what is still to be done, and the host's root may not. All are joined,
-    // since each file system shows the processes, interfaces or cgroups of whoever mounts it: these two whatever the document
-    // says.
-    let flags = namespace::flags(doc)? | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
-    let users_too = flags | CloneFlags::CLONE_NEWUSER;
-    let first = if rootless::is_rootless(doc)? { users_too } else { CloneFlags::CLONE_NEWPID };
-    let rest = flags - first - CloneFlags::CLONE_NEWUSER;
+    // All are joined, since each file system shows the processes, interfaces or cgroups of whoever mounts it: these two
+    // whatever the document says.
+    let all = namespace::flags(doc)? | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+    let (first, rest) = if rootless::is_rootless(doc)? {
+        // In the user namespace an ordinary user may do what is still to be done.
+        (all | CloneFlags::CLONE_NEWUSER, CloneFlags::empty())
+    } else {
+        (CloneFlags::CLONE_NEWPID, all - CloneFlags::CLONE_NEWPID - CloneFlags::CLONE_NEWUSER)
+    };
     join(&holder, first, procfs)?;
     let begun = plan.mounts.iter().map(begin).collect::<Result<Vec<_>>>()?;
-    let opened = open()?;
+    let opened = open(users.as_ref())?;
     join(&holder, rest, procfs)?;
     let built = build(&plan, opened, begun, &holder, procfs);
     ensure!(!holder.has_ended()?, "container {name} has ended");
@@ -249,13 +250,7 @@ fn begin(mount: &Mount) -> Result<Option<Opening>> {
 }
 
 /// Mounts everything in the order in which the document has it, and what is read-only or masked on top.
-fn build(
-    plan: &Plan,
-    opened: Opened<'_>,
-    begun: Vec<Option<Opening>>,
-    holder: &Live,
-    procfs: &Procfs,
-) -> Result<()> {
+fn build(plan: &Plan, opened: Opened<'_>, begun: Vec<Option<Opening>>, holder: &Live, procfs: &Procfs) -> Result<()> {
     let mut root = Root::attach(opened.root)?;
     if let Some(ids) = plan.ids {
         namespace::make_files_as(ids)?;
@@ -268,9 +263,9 @@ fn build(
             Content::Tree(tree, read_only) => root.bind(&mount.destination, &tree, read_only).map(drop),
             Content::Inside(source) => root.bind_inside(&mount.destination, source),
             Content::FileSystem(file_system, context) => root.make(&mount.destination, file_system, &context),
-            Content::Shown(file_system) => {
-                file_system.configure_inside(begun).and_then(|context| root.make(&mount.destination, file_system, &context))
-            }
+            Content::Shown(file_system) => file_system
+                .configure_inside(begun)
+                .and_then(|context| root.make(&mount.destination, file_system, &context)),
         }
         .with_context(|| format!("cannot mount {mount}"))?;
     }

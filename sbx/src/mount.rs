@@ -1,7 +1,7 @@
 //! File systems that are mounted by descriptor (fsopen(2), Linux 5.2), and attached nowhere yet.
 
-use crate::sys::{self, Child};
 use crate::store;
+use crate::sys::{self, Child};
 use anyhow::{Context, Error, Result, anyhow};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{DupFlags, Errno, dup3};
