@@ -79,10 +79,7 @@ pub fn create(doc: &mut Document, end: Option<Live>, act: bool) -> Result<()> {
     if !act {
         return Ok(());
     }
-    if let Some(end) = end {
-        let name = name.clone();
-        end.at_end(NAME, move || remove(&name))?;
-    }
+    let _doing = end.map(|end| end.at_end(NAME, || remove(&name))).transpose()?;
     places.iter().try_for_each(|place| place.make(parts))?;
     for Place { base, v2, .. } in places.iter().filter(|place| place.restricts_devices) {
         parts.iter().try_for_each(|part| devices.enforce(&base.join(part), *v2))?;

@@ -12,7 +12,7 @@ mod tree;
 
 use anyhow::Result;
 use lexopt::Parser;
-use sbx::process;
+use sbx::process::Pid;
 use sbx::tool::{self, Argument, Filter, Tool};
 use std::process::ExitCode;
 
@@ -106,12 +106,12 @@ fn create(options: &mut Parser) -> Result<()> {
     let (mut wish, mut end) = (None, None);
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
-            "while" => end = Some(tool::value::<process::Number>(options)?),
+            "while" => end = Some(tool::value::<Pid>(options)?),
             _ if take(&mut wish, &arg, options)? => {}
             _ => filter.take(arg, options)?,
         }
     }
-    let end = end.map(|number| number.open()).transpose()?;
+    let end = end.map(|pid| pid.open()).transpose()?;
     filter.run(|doc, act| {
         wish.map_or(Ok(()), |wish| edit::limit(doc, &wish))?;
         apply::create(doc, end, act)

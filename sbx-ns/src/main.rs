@@ -8,7 +8,7 @@ use anyhow::Result;
 use apply::Life;
 use lexopt::Parser;
 use sbx::ids::Ids;
-use sbx::process;
+use sbx::process::Pid;
 use sbx::tool::{self, Argument, Filter, Tool, Usage};
 use std::process::ExitCode;
 
@@ -101,13 +101,13 @@ fn create(options: &mut Parser) -> Result<()> {
     let (mut wish, mut end, mut is_unlisted) = (None, None, false);
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
-            "while" => end = Some(tool::value::<process::Number>(options)?),
+            "while" => end = Some(tool::value::<Pid>(options)?),
             "unlisted" => is_unlisted = true,
             _ if take(&mut wish, &arg, options)? => {}
             _ => filter.take(arg, options)?,
         }
     }
-    let life = match (end.map(|number| number.open()).transpose()?, is_unlisted) {
+    let life = match (end.map(|pid| pid.open()).transpose()?, is_unlisted) {
         (None, false) => Life::Kept,
         (None, true) => return Err(Usage("--unlisted goes with --while: nobody else could end it".into()).into()),
         (Some(process), false) => Life::KeptWhile(process),

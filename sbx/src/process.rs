@@ -8,10 +8,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::setsid;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::{Read, Write, pipe};
+use std::io::{PipeWriter, Read, Write, pipe};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -39,9 +40,9 @@ pub struct Live {
 
 /// The pid of a process, as a command line has it.
 #[derive(Debug)]
-pub struct Number(i32);
+pub struct Pid(i32);
 
-impl FromStr for Number {
+impl FromStr for Pid {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -50,10 +51,11 @@ impl FromStr for Number {
     }
 }
 
-impl Number {
+impl Pid {
     /// The process: it is this one from here on, whoever has its pid later.
     pub fn open(&self) -> Result<Live> {
-        Live::open(self.0)?.with_context(|| format!("there is no process {}", self.0))
+        let live = Live::open(self.0)?.filter(|live| live.has_ended().is_ok_and(|ended| !ended));
+        live.with_context(|| format!("there is no process {}", self.0))
     }
 }
 
@@ -82,43 +84,51 @@ impl Recorded {
 impl Live {
     /// The process that has this pid now, if any has.
     pub fn open(pid: i32) -> Result<Option<Self>> {
-        let Some(known) = Pid::from_raw(pid) else { return Ok(None) };
+        let Some(known) = rustix::process::Pid::from_raw(pid) else { return Ok(None) };
         match pidfd_open(known, PidfdFlags::empty()) {
             Err(rustix::io::Errno::SRCH) => Ok(None),
             fd => Ok(Some(Self { fd: fd.with_context(|| format!("cannot open process {pid}"))?, pid })),
         }
     }
 
-    /// Leaves a child behind that does something when this process has ended, however it ends. What the caller does from here
-    /// on will be undone by that: what ends others, a signal to the caller's process group, by its terminal or by a service
-    /// manager, does not end it.
-    pub fn at_end(self, tool: &str, undo: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// Leaves a child behind that undoes something when this process has ended, however it ends, and what is returned has
+    /// been dropped: until then it may still be done. What ends others, a signal to the caller's process group, by its
+    /// terminal or by a service manager, does not end it.
+    pub fn at_end(self, tool: &str, undo: impl FnOnce() -> Result<()>) -> Result<PipeWriter> {
         let (mut left, leaves) = pipe().context("cannot make a pipe")?;
+        let (done, doing) = pipe().context("cannot make a pipe")?;
         let Some(_child) = sys::fork().context("cannot make a process")? else {
-            let wait = || -> Result<()> {
+            let leave = || -> Result<[OwnedFd; 2]> {
                 // Who leads a process group already is in none of the caller's.
                 let _ = setsid();
                 sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None).context("cannot block signals")?;
-                let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
-                [0, 1].into_iter().try_for_each(|number| sys::place(&null, number)).context("cannot place a stream")?;
-                (&leaves).write_all(b"!").context("cannot report")?;
+                let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+                [0, 1].into_iter().try_for_each(|number| sys::place(&null, number))?;
+                drop(null);
+                (&leaves).write_all(b"!")?;
                 // Others are waited for. Where this is forbidden, it goes without.
                 let _ = sys::run_in_batch();
-                sys::place(&self.fd, 3).context("cannot place a descriptor")?;
-                // Also what it could hold open for others.
-                sys::close(4, u32::MAX).context("cannot close inherited descriptors")?;
-                let process = sys::inherited(3).context("cannot take over a descriptor")?;
-                readable([process.as_fd()], None).context("cannot wait for a process")?;
+                let kept = [fcntl_dupfd_cloexec(&done, 5)?, fcntl_dupfd_cloexec(&self.fd, 5)?];
+                kept.iter().zip([3, 4]).try_for_each(|(fd, number)| sys::place(fd, number))?;
+                drop(kept);
+                // Also what it could hold open for others, and the other ends of its own pipes.
+                sys::close(5, u32::MAX)?;
+                Ok([sys::inherited(3)?, sys::inherited(4)?])
+            };
+            let wait = || {
+                let kept = leave().context("cannot stay behind")?;
+                kept.iter().try_for_each(|fd| readable([fd.as_fd()], None).map(drop)).context("cannot wait")?;
                 undo()
             };
-            let result = wait();
+            let result: Result<()> = wait();
             if let Err(error) = &result {
                 tool::say(tool, &format!("{error:#}"));
             }
             sys::exit(result.is_err().into());
         };
-        drop(leaves);
-        left.read_exact(&mut [0]).context("the process that is to clean up has ended")
+        drop((leaves, done));
+        left.read_exact(&mut [0]).context("the process that is to clean up has ended")?;
+        Ok(doing)
     }
 
     /// Sends a signal, by descriptor.
