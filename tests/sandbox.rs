@@ -322,6 +322,14 @@ fn what_is_made_for_as_long_as_a_process_ends_with_it() {
         (format!("sbx-cg create --name {name} --while 0"), 2, "bad pid \"0\""),
         (format!("true & wait; sbx-ns create --name {name} --while $!"), 1, "there is no process"),
         (format!("true & wait; sbx-cg create --name {name} --while $!"), 1, "there is no process"),
+        (
+            format!(
+                "set -- --name {name} --pids 5; sbx-cg create $@ >/dev/null; sbx-cg create $@ --while $$; code=$?
+                    sbx-cg remove {name}; exit $code"
+            ),
+            1,
+            "there are cgroups of",
+        ),
     ] {
         let refused = host.bash(&line).assert_code(code);
         assert!(refused.stderr.contains(why) && refused.stdout.is_empty(), "{refused}");

@@ -71,6 +71,8 @@ pub fn create(doc: &mut Document, end: Option<Live>, act: bool) -> Result<()> {
     let parts = if end.is_some() { &PARTS[..1] } else { &PARTS[..] };
     if end.is_some() {
         places.retain(|place| place.restricts_devices || !place.limits.is_empty());
+        // They would go with the process, whosever they are.
+        ensure!(places.iter().all(|place| !place.base.exists()), "there are cgroups of {name} already");
     }
     if places.iter().any(|place| !place.delegated) {
         no_others(doc)?;
