@@ -272,14 +272,15 @@ fn nothing_is_left_however_it_ends() {
 }
 
 #[test]
-fn what_is_made_for_as_long_as_a_process_ends_with_it() {
+fn what_is_made_for_as_long_as_a_pipe_is_there_ends_with_it() {
     let host = Host::new();
     let before = host.snapshot();
     let name = host.name("w");
-    let begin = "sleep 1010 >/dev/null & life=$!; trap 'kill $life' EXIT";
+    let begin = "mkfifo pipe && exec 4<>pipe 3<pipe && rm pipe";
     let steps = |options: &str| {
-        format!("sbx-fs layout --name {name} --store memory | sbx-ns create --while $life {options} | sbx-fs mount")
+        format!("sbx-fs layout --name {name} --store memory | sbx-ns create --while 3 {options} | sbx-fs mount")
     };
+    let until = |gone: &str| format!("for n in {{1..500}}; do {gone} && break; sleep 0.01; done");
 
     // A container that nobody has to remove, nor knows but by its document.
     let unlisted =
@@ -289,49 +290,56 @@ fn what_is_made_for_as_long_as_a_process_ends_with_it() {
     // One that is known: it runs nothing by itself, and what is kept of it is removed like that of all.
     let kept = format!(
         "{begin}; {} >doc; sbx-ns list | jq -r '.[].name'; sbx-exec boot <doc; echo $?
-            kill $life; trap '' EXIT; until [ \"$(sbx-ns list)\" = '[]' ]; do sleep 0.01; done; sbx-ns remove {name}; rm doc",
-        steps("")
+            {} >other; sbx-exec boot <other; echo $?
+            exec 4>&-; {}; sbx-ns remove {name}; rm doc other",
+        steps(""),
+        steps("--unlisted"),
+        until("[ \"$(sbx-ns list)\" = '[]' ]")
     );
     let kept = host.bash(&kept).ok();
-    assert_eq!(kept.text(), format!("{name}\n1"));
-    assert!(kept.stderr.contains("cannot reach the holder"), "{kept}");
+    assert_eq!(kept.text(), format!("{name}\n1\n1"));
+    assert!(kept.stderr.contains("cannot reach the holder") && kept.stderr.contains("takes no orders"), "{kept}");
     host.assert_as(&before, "kept");
+    // Nobody has been told of it.
+    let full = format!("{begin}; sbx-ns create --name {name} --while 3 --unlisted >/dev/full");
+    host.bash(&full).assert_failure(1, "sbx-ns", &["cannot write to stdout"]);
+    host.assert_as(&before, "a document that went nowhere");
     // Whatever becomes of those who made it, and of what is in it.
     let cgroups = format!(
-        "{begin}; doc=$(timeout -s KILL 2 sbx-cg create --name {name} --pids 64 --while $life)
+        "{begin}; doc=$(timeout -s KILL 2 sbx-cg create --name {name} --pids 64 --while 3 2>&1)
             jq -r '.sbx.state.cgroups | .payload == .exec, (.payload[] | .[0:14])' <<<$doc | sort -u
             mapfile -t payload < <(jq -r '.sbx.state.cgroups.payload[]' <<<$doc)
-            sleep 1011 & for one in ${{payload[@]}}; do echo $! >$one/cgroup.procs; done
-            kill $life; trap '' EXIT; wait; while [ -e ${{payload[0]}} ]; do sleep 0.01; done"
+            sleep 1011 3<&- 4>&- & for one in ${{payload[@]}}; do echo $! >$one/cgroup.procs; done
+            exec 4>&-; wait; {}",
+        until("[ ! -e ${payload[0]} ]")
     );
     assert_eq!(host.bash(&cgroups).ok().text(), "/sys/fs/cgroup\ntrue");
     host.assert_as(&before, "cgroups");
-    // Also by one who began before it ended, and goes on after.
+    // Also by one who began before that, and goes on after.
     let late = format!(
-        "sleep 1012 & life=$!; (sleep 0.1; kill $life) &
-            strace -qq -o /dev/null -e trace=mkdir -e inject=mkdir:delay_enter=100000 \\
-                sbx-cg create --name {name} --pids 64 --while $life >/dev/null
-            wait; for n in {{1..300}}; do sbx-cg show {name} >/dev/null 2>&1 || break; sleep 0.01; done"
+        "{begin}; strace -qq -o /dev/null -e trace=mkdir -e inject=mkdir:delay_enter=100000 \
+                sbx-cg create --name {name} --pids 64 --while 3 >/dev/null 4>&- &
+            sleep 0.1; exec 4>&-; wait; {}",
+        until(&format!("! sbx-cg show {name} >/dev/null 2>&1"))
     );
     host.bash(&late).ok();
     host.assert_as(&before, "one who was late");
-    // What ends with a process that has ended is not begun.
+    let both = "sbx-cg create $@ >/dev/null; sbx-cg create $@ --while 3; code=$?; sbx-cg remove $2; exit $code";
     for (line, code, why) in [
         (format!("sbx-ns create --name {name} --unlisted"), 2, "--unlisted goes with --while"),
-        (format!("sbx-ns create --name {name} --while x"), 2, "bad pid \"x\""),
-        (format!("sbx-cg create --name {name} --while 0"), 2, "bad pid \"0\""),
-        (format!("true & wait; sbx-ns create --name {name} --while $!"), 1, "there is no process"),
-        (format!("true & wait; sbx-cg create --name {name} --while $!"), 1, "there is no process"),
+        (format!("sbx-ns create --name {name} --while x"), 2, "bad descriptor \"x\""),
+        (format!("sbx-cg create --name {name} --while 0"), 2, "bad descriptor \"0\""),
+        (format!("sbx-ns create --name {name} --while 9"), 1, "--while: descriptor 9"),
+        (format!("sbx-ns create --name {name} --while 4"), 1, "is not that end of a pipe which is read from"),
+        (format!("sbx-cg create --name {name} --while 4"), 1, "is not that end of a pipe which is read from"),
         (
-            format!(
-                "set -- --name {name} --pids 5; sbx-cg create $@ >/dev/null; sbx-cg create $@ --while $$; code=$?
-                    sbx-cg remove {name}; exit $code"
-            ),
+            format!("sbx-ns plan --name {name} --userns 100000:100000:65536 | sbx-ns create --while 3 --unlisted"),
             1,
-            "there are cgroups of",
+            "linux.uidMappings has to be given back",
         ),
+        (format!("set -- --name {name} --pids 5; {both}"), 1, "there are cgroups of"),
     ] {
-        let refused = host.bash(&line).assert_code(code);
+        let refused = host.bash(&format!("{begin}; {line}")).assert_code(code);
         assert!(refused.stderr.contains(why) && refused.stdout.is_empty(), "{refused}");
     }
     host.assert_as(&before, "what was refused");

@@ -1,6 +1,5 @@
 //! Makes the cgroups, changes their limits, and removes them.
 
-use crate::NAME;
 use crate::device::{self, Policy};
 use crate::edit::{check_path, path};
 use crate::hierarchy::{Hierarchy, mounted};
@@ -11,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use sbx::cgroup::Cgroups;
 use sbx::ids::Ids;
-use sbx::process::Live;
+use sbx::lifeline::Lifeline;
 use sbx::{Document, Name, host, store, tool};
 use std::collections::BTreeSet;
 use std::fs;
@@ -62,8 +61,8 @@ struct Place {
     limits: Vec<Limit>,
 }
 
-/// Makes the cgroups with their limits, and records them. Those that are there for as long as a process are for limits alone.
-pub fn create(doc: &mut Document, end: Option<Live>, act: bool) -> Result<()> {
+/// Makes the cgroups with their limits, and records them. Those that end by themselves are for limits alone.
+pub fn create(doc: &mut Document, end: Option<Lifeline>, act: bool) -> Result<()> {
     let name = doc.name()?;
     check_path(doc, &name)?;
     let devices = Policy::of(doc)?;
@@ -71,7 +70,7 @@ pub fn create(doc: &mut Document, end: Option<Live>, act: bool) -> Result<()> {
     let parts = if end.is_some() { &PARTS[..1] } else { &PARTS[..] };
     if end.is_some() {
         places.retain(|place| place.restricts_devices || !place.limits.is_empty());
-        // They would go with the process, whosever they are.
+        // Others would go with them.
         ensure!(places.iter().all(|place| !place.base.exists()), "there are cgroups of {name} already");
     }
     if places.iter().any(|place| !place.delegated) {
@@ -81,7 +80,8 @@ pub fn create(doc: &mut Document, end: Option<Live>, act: bool) -> Result<()> {
     if !act {
         return Ok(());
     }
-    let _doing = end.map(|end| end.at_end(NAME, || remove(&name))).transpose()?;
+    let end = end.filter(|_| !places.is_empty());
+    let _doing = end.map(|end| end.at_end(|| remove(&name))).transpose()?;
     places.iter().try_for_each(|place| place.make(parts))?;
     for Place { base, v2, .. } in places.iter().filter(|place| place.restricts_devices) {
         parts.iter().try_for_each(|part| devices.enforce(&base.join(part), *v2))?;

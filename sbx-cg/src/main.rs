@@ -10,14 +10,11 @@ mod quantity;
 mod show;
 mod tree;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lexopt::Parser;
-use sbx::process::Pid;
-use sbx::tool::{self, Argument, Filter, Tool};
+use sbx::lifeline::Lifeline;
+use sbx::tool::{self, Argument, Descriptor, Filter, Tool};
 use std::process::ExitCode;
-
-/// The name on the command line.
-const NAME: &str = "sbx-cg";
 
 const HELP: &str = "\
 sbx-cg: control groups of containers: their limits, and where their processes are counted
@@ -35,8 +32,8 @@ usage: sbx-cg limit [--name NAME] [OPTION...]       document in, document out
 limit   fills in linux.cgroupsPath, and linux.resources as the options say
 create  makes the cgroups with the limits of linux.resources, reads each back, and fills in
         sbx.state.cgroups; a limit that cannot be enforced is an error; with options of limit it does
-        first what that does; with --while they are there for as long as a process: it makes none but
-        those of limits, and they are removed when the process has ended, with what is left in them
+        first what that does; with --while it makes none but those of limits, which are removed when
+        nobody has the other end of a pipe any more, with what is left in them
 update  gives the cgroups that there are the limits of linux.resources, and reads each back;
         a memory limit below what is in use is an error
 show    prints the cgroups of NAME, and what is used of each limit, as JSON
@@ -51,7 +48,8 @@ remove  ends what is left in the cgroups of NAME, and removes them
   --pids NUMBER    processes and threads
   --io-weight N    share of the disks' time: 10 to 1000; others have 100
   --devices WHICH  closed: only null, zero, full, random, urandom and terminals; auto: all
-  --while PID      how long the cgroups are there: until this process has ended
+  --while FD       how long the cgroups are there: as long as somebody has the other end of the pipe of
+                   which this descriptor is read from
   --dry-run        check, print the document, and touch nothing
   --help, --version
 ";
@@ -60,7 +58,7 @@ remove  ends what is left in the cgroups of NAME, and removes them
 static MEMORY: sbx::Memory = sbx::Memory;
 
 fn main() -> ExitCode {
-    tool::main(&Tool { name: NAME, help: HELP, run })
+    tool::main(&Tool { name: "sbx-cg", help: HELP, run })
 }
 
 fn run(verb: &str, options: &mut Parser) -> Result<()> {
@@ -106,12 +104,12 @@ fn create(options: &mut Parser) -> Result<()> {
     let (mut wish, mut end) = (None, None);
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
-            "while" => end = Some(tool::value::<Pid>(options)?),
+            "while" => end = Some(tool::value::<Descriptor>(options)?),
             _ if take(&mut wish, &arg, options)? => {}
             _ => filter.take(arg, options)?,
         }
     }
-    let end = end.map(|pid| pid.open()).transpose()?;
+    let end = end.map(|Descriptor(number)| Lifeline::inherited(number)).transpose().context("--while")?;
     filter.run(|doc, act| {
         wish.map_or(Ok(()), |wish| edit::limit(doc, &wish))?;
         apply::create(doc, end, act)

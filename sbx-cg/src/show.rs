@@ -58,7 +58,8 @@ impl Files {
 /// says how often a limit was in the way.
 pub fn show(name: &Name) -> Result<Vec<u8>> {
     let files = Files(existing(name)?);
-    let parts = |part: &str| files.0.iter().map(|base| base.join(part)).collect::<Vec<_>>();
+    let parts =
+        |part: &str| files.0.iter().map(|base| base.join(part)).filter(|part| part.is_dir()).collect::<Vec<_>>();
     let memory = json!({
         "current": files.number("memory.current").or_else(|| files.number("memory.usage_in_bytes")),
         "peak": files.number("memory.peak").or_else(|| files.number("memory.max_usage_in_bytes")),

@@ -47,7 +47,7 @@ pub fn boot(running: &Running, timeout: Duration, wait: bool) -> Result<()> {
         return announce(&name, holder);
     }
     let signals = wait.then(Forwarder::new).transpose()?;
-    let mut connection = Connection::open(&name)?;
+    let mut connection = Connection::open(doc)?;
     let role = if wait { Role::InitWhileConnected } else { Role::Init };
     connection.send(role, doc, [stdin().as_fd(), stdout().as_fd(), stderr().as_fd()])?;
     match connection.event()? {
@@ -75,7 +75,7 @@ fn boot_init(running: &Running, name: &Name, units: &[String], timeout: Option<D
     let ready = timeout.map(|_| Readiness::bind(running)).transpose()?;
     let doc = running.with_env(ready.iter().map(|_| format!("NOTIFY_SOCKET={READINESS}")))?;
     let null = null()?;
-    let mut connection = Connection::open(name)?;
+    let mut connection = Connection::open(&running.doc)?;
     connection.send(Role::InPlace, &doc, [null.as_fd(); 3])?;
     // The connection closes as the holder becomes the init.
     if let Some(Event::Failed(status)) = connection.event()? {

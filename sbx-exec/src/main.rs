@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lexopt::Parser;
 use sbx::confine::{Command, Confinement, Profile};
 use sbx::process::Live;
-use sbx::tool::{self, Argument, Filter, Status, Tool, Usage};
+use sbx::tool::{self, Argument, Descriptor, Filter, Status, Tool, Usage};
 use sbx::{Document, host, program, sys};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -295,18 +295,6 @@ impl Source {
             doc.unset("linux.mountLabel");
         }
         Ok((doc, holder))
-    }
-}
-
-/// A descriptor that is none of the standard streams: those are the command's.
-struct Descriptor(RawFd);
-
-impl std::str::FromStr for Descriptor {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = text.parse().ok().filter(|number| *number >= 3 && text.bytes().all(|b| b.is_ascii_digit()));
-        number.map(Self).ok_or_else(|| format!("bad descriptor {text:?}: 3 or more"))
     }
 }
 

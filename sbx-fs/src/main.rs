@@ -136,11 +136,11 @@ fn layout(options: &mut Parser) -> Result<()> {
 fn mount(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::apply();
     let wish = wish(&mut filter, options)?;
-    // While the steps before this one are at work.
-    let mut here = mount::Here::look(wish.as_ref().is_some_and(edit::Wish::has_nobodys))?;
+    // While the steps before this one are at work. If one of them fails there is nothing more to be said.
+    let here = mount::Here::look(wish.as_ref().is_some_and(edit::Wish::has_nobodys));
     filter.run(|doc, act| {
         wish.map_or(Ok(()), |wish| edit::layout(doc, wish, "/".as_ref()))?;
-        mount::mount(doc, &mut here, act)
+        mount::mount(doc, here?, act)
     })
 }
 

@@ -46,37 +46,40 @@ impl Here {
 }
 
 /// Mounts what the document asks for, and makes it the root of the container.
-pub fn mount(doc: &Document, here: &mut Here, act: bool) -> Result<()> {
+pub fn mount(doc: &Document, here: Here, act: bool) -> Result<()> {
     let name = doc.name()?;
-    let plan = Plan::of(doc, &here.host)?;
+    let Here { host, procfs, mut nobody } = here;
+    let plan = Plan::of(doc, &host)?;
     let is_nobodys = |mount: &Mount| matches!(&mount.source, Source::Bind(Bind { nobodys: true, .. }));
-    if here.nobody.is_none() && plan.mounts.iter().any(is_nobodys) {
-        *here = Here::look(true)?;
+    if nobody.is_none() && plan.mounts.iter().any(is_nobodys) {
+        nobody = Some(namespace::unused_users(&procfs, NOBODYS)?);
     }
-    let Here { procfs, nobody, .. } = here;
     let open = |users: Option<&OwnedFd>| Opened::open(doc, &plan, users, nobody.as_ref());
     if !act {
         open(None)?;
         return plan.mounts.iter().try_for_each(check);
     }
     let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
-    let users = plan.ids.map(|_| namespace::users(&holder, procfs)).transpose()?;
-    // All are joined, since each file system shows the processes, interfaces or cgroups of whoever mounts it: these two
-    // whatever the document says.
-    let all = namespace::flags(doc)? | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
-    let (first, rest) = if rootless::is_rootless(doc)? {
-        // In the user namespace an ordinary user may do what is still to be done.
-        (all | CloneFlags::CLONE_NEWUSER, CloneFlags::empty())
-    } else {
-        (CloneFlags::CLONE_NEWPID, all - CloneFlags::CLONE_NEWPID - CloneFlags::CLONE_NEWUSER)
+    let mount = || {
+        let users = plan.ids.map(|_| namespace::users(&holder, &procfs)).transpose()?;
+        // All are joined, since each file system shows the processes, interfaces or cgroups of whoever mounts it: these two
+        // whatever the document says.
+        let all = namespace::flags(doc)? | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+        let (first, rest) = if rootless::is_rootless(doc)? {
+            // In the user namespace an ordinary user may do what is still to be done.
+            (all | CloneFlags::CLONE_NEWUSER, CloneFlags::empty())
+        } else {
+            (CloneFlags::CLONE_NEWPID, all - CloneFlags::CLONE_NEWPID - CloneFlags::CLONE_NEWUSER)
+        };
+        join(&holder, first, &procfs)?;
+        let begun = plan.mounts.iter().map(begin).collect::<Result<Vec<_>>>()?;
+        let opened = open(users.as_ref())?;
+        join(&holder, rest, &procfs)?;
+        build(&plan, opened, begun, &holder, &procfs)
     };
-    join(&holder, first, procfs)?;
-    let begun = plan.mounts.iter().map(begin).collect::<Result<Vec<_>>>()?;
-    let opened = open(users.as_ref())?;
-    join(&holder, rest, procfs)?;
-    let built = build(&plan, opened, begun, &holder, procfs);
+    let mounted = mount();
     ensure!(!holder.has_ended()?, "container {name} has ended");
-    built
+    mounted
 }
 
 /// What the container gets from the host: mounts of its own, attached nowhere yet.

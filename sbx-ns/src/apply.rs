@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{chdir, execveat, pipe2, sethostname};
 use sbx::cgroup::{Cgroups, Entry};
 use sbx::ids::Ids;
+use sbx::lifeline::Lifeline;
 use sbx::process::{Live, Recorded};
 use sbx::procfs::Procfs;
 use sbx::{Document, Name, namespace, program, store, sys, tool};
@@ -39,23 +40,43 @@ pub fn alloc(doc: &mut Document, act: bool) -> Result<()> {
 pub enum Life {
     /// Until it is removed, as its running document is kept.
     Kept,
-    /// That, and until a process has ended.
-    KeptWhile(Live),
-    /// Until a process has ended: nothing of it is kept, and so nothing has to be removed.
-    While(Live),
+    /// That, and as long as somebody has the other end of a pipe.
+    KeptWhile(Lifeline),
+    /// As long as somebody has it: nothing of it is kept, and so nothing has to be removed.
+    While(Lifeline),
+}
+
+/// What is claimed for a container until somebody gives it back, beside its ids.
+const CLAIMED: [&str; 2] = ["process.selinuxLabel", "sbx.net"];
+
+/// A holder that ends unless it is released.
+#[derive(Debug)]
+pub struct Unreleased(File);
+
+impl Unreleased {
+    /// Lets it be.
+    pub fn release(mut self) -> Result<()> {
+        self.0.write_all(b"!").context("cannot release the holder")
+    }
 }
 
 /// Makes the namespaces and starts their holder; the running document is complete before the holder is released.
-pub fn create(doc: &mut Document, life: Life, act: bool) -> Result<()> {
+pub fn create(doc: &mut Document, life: Life, act: bool) -> Result<Option<Unreleased>> {
     let name = doc.name()?;
     let plan = Plan::of(doc)?;
     let cgroups: Cgroups = doc.read("sbx.state.cgroups")?.unwrap_or_default();
     let is_kept = !matches!(life, Life::While(_));
+    if !is_kept {
+        let claimed = CLAIMED.into_iter().find(|field| doc.get(field).is_some());
+        if let Some(claimed) = claimed.or(plan.ids.map(|_| "linux.uidMappings")) {
+            bail!("--unlisted: {claimed} has to be given back, and nobody would");
+        }
+    }
     if is_kept && holder_of(&name)?.is_some() {
         bail!("container {name} has a holder already");
     }
     if !act {
-        return Ok(());
+        return Ok(None);
     }
     if let Some(ids) = plan.ids {
         ids.verify(&name)?;
@@ -99,7 +120,7 @@ pub fn create(doc: &mut Document, life: Life, act: bool) -> Result<()> {
         let path = store::running(&name);
         fs::rename(new, &path).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    go.write_all(b"!").context("cannot release the holder")
+    Ok(Some(Unreleased(go)))
 }
 
 /// All that the child needs on its way to become the holder.
@@ -255,8 +276,8 @@ fn bond(name: &Name, life: Life) -> Result<Bond> {
             let listener = UnixListener::bind(&path);
             Ok(Bond::Orders(listener.with_context(|| format!("cannot make the socket {}", path.display()))?))
         }
-        Life::KeptWhile(process) => make_directory(name).map(|()| Bond::End(process.fd)),
-        Life::While(process) => Ok(Bond::End(process.fd)),
+        Life::KeptWhile(end) => make_directory(name).map(|()| Bond::End(end)),
+        Life::While(end) => Ok(Bond::End(end)),
     }
 }
 

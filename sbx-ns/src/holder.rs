@@ -1,11 +1,12 @@
 //! The holder: process 1 of a container's PID namespace. It keeps the namespaces alive, reaps orphans, and waits: for
-//! the order to become the container's init or to be the init of the container's command, or for the end of a process, with
-//! which the container ends.
+//! the order to become the container's init or to be the init of the container's command, or for the end of those who have the
+//! other end of a pipe, with which the container ends.
 //!
 //! It holds no descriptor but that on which it waits, so a pipe that its maker read from ends.
 
 use anyhow::{Context, Result, anyhow};
 use nix::libc;
+use nix::poll::PollFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -13,7 +14,8 @@ use nix::unistd::setsid;
 use sbx::Document;
 use sbx::confine::{Confinement, Profile, start};
 use sbx::holder::{Event, Role, receive, tell};
-use sbx::process::{ended, readable};
+use sbx::lifeline::Lifeline;
+use sbx::process::{ended, readable, ready};
 use sbx::sys::{self, Child};
 use sbx::tool::Status;
 use std::fs::File;
@@ -31,11 +33,11 @@ const END: &str = "hold-while";
 pub enum Bond {
     /// An order, on its control socket.
     Orders(UnixListener),
-    /// The end of a process.
-    End(OwnedFd),
+    /// The end of all who have the other end of a pipe.
+    End(Lifeline),
 }
 
-/// All that a process needs which reaps others until another one has ended.
+/// All that a process needs which reaps others until its end.
 const WAITING: &str = "
     brk close exit exit_group futex madvise mmap mremap munmap poll ppoll read readv restart_syscall rt_sigprocmask
     rt_sigreturn sigaltstack wait4 write writev
@@ -72,8 +74,12 @@ impl Bond {
         }
     }
 
-    fn of(verb: &str, fd: OwnedFd) -> Self {
-        if verb == END { Self::End(fd) } else { Self::Orders(fd.into()) }
+    fn inherited(verb: &str) -> Result<Self> {
+        if verb == END {
+            Lifeline::inherited(BOND).map(Self::End)
+        } else {
+            Ok(Self::Orders(sys::inherited(BOND)?.into()))
+        }
     }
 }
 
@@ -81,17 +87,17 @@ impl AsFd for Bond {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Orders(listener) => listener.as_fd(),
-            Self::End(process) => process.as_fd(),
+            Self::End(lifeline) => lifeline.as_fd(),
         }
     }
 }
 
 /// What the holder does, from its first instruction to its last.
 pub fn main(verb: &str) -> Result<()> {
-    let [bond, go, status] = [BOND, GO, STATUS].map(sys::inherited);
     let started = "only sbx-ns create can start a holder";
-    let (bond, go) = (Bond::of(verb, bond.context(started)?), File::from(go.context(started)?));
-    let mut status = File::from(status.context(started)?);
+    let bond = Bond::inherited(verb).context(started)?;
+    let [go, status] = [GO, STATUS].map(sys::inherited);
+    let (go, mut status) = (File::from(go.context(started)?), File::from(status.context(started)?));
     let signals = match prepare(&bond) {
         Ok(signals) => signals,
         Err(error) => {
@@ -108,7 +114,7 @@ pub fn main(verb: &str) -> Result<()> {
             drop(listener);
             order.carry_out(&connection, &signals)
         }
-        Bond::End(process) => sys::exit(supervise(None, &signals, Some(process.as_fd()))?.into()),
+        Bond::End(lifeline) => sys::exit(supervise(None, &signals, Some(lifeline.as_fd()))?.into()),
     }
 }
 
@@ -220,9 +226,11 @@ impl Order {
 /// With a patron, ends when that is gone.
 fn supervise(command: Option<&Child>, signals: &SignalFd, patron: Option<BorrowedFd<'_>>) -> Result<u8> {
     loop {
-        let watched = [signals.as_fd(), patron.unwrap_or(signals.as_fd())];
-        let [signalled, abandoned] = readable(watched, None).context("cannot wait")?;
-        if abandoned && patron.is_some() {
+        // Of a patron nothing but its end is asked.
+        let patron = (patron.unwrap_or(signals.as_fd()), PollFlags::empty());
+        let watched = [(signals.as_fd(), PollFlags::POLLIN), patron];
+        let [signalled, abandoned] = ready(watched, None).context("cannot wait")?;
+        if abandoned {
             sys::exit(1);
         }
         while let (true, Ok(Some(signal))) = (signalled, signals.read_signal()) {

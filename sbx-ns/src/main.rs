@@ -4,12 +4,12 @@ mod apply;
 mod edit;
 mod holder;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use apply::Life;
 use lexopt::Parser;
 use sbx::ids::Ids;
-use sbx::process::Pid;
-use sbx::tool::{self, Argument, Filter, Tool, Usage};
+use sbx::lifeline::Lifeline;
+use sbx::tool::{self, Argument, Descriptor, Filter, Tool, Usage};
 use std::process::ExitCode;
 
 const HELP: &str = "\
@@ -30,7 +30,8 @@ alloc   claims ids of the host's for a user namespace, if linux.namespaces has o
 create  makes the namespaces that linux.namespaces lists (joins those that have a path) in the cgroup of
         sbx.state.cgroups, starts their holder, fills in sbx.state.holder, and keeps the running document;
         with options of plan, or where the document has no linux.namespaces, it does first what that does;
-        with --while the container ends with a process, and cannot be booted
+        with --while the container ends when nobody has the other end of a pipe any more, and cannot be
+        booted
 show    prints the running document of NAME
 list    prints name, pid and status of all containers that have a holder, as JSON: a container is
         'created' until sbx-exec boot has made it 'running'
@@ -42,7 +43,8 @@ remove  ends the holder of NAME and with it all of its processes; with --ids giv
                     UID:GID:SIZE: root inside is user UID and group GID of the host's, and SIZE ids
                     from there on are the container's; keep-id[:UID:GID]: an ordinary user is himself
                     inside (as without, for him), or user UID and group GID
-  --while PID       how long the container is there: until this process has ended
+  --while FD        how long the container is there: as long as somebody has the other end of the pipe of
+                    which this descriptor is read from
   --unlisted        nothing is kept of such a container: who has its document knows it, and nobody has to
                     remove it
   --dry-run         check, print the document, and touch nothing
@@ -101,22 +103,27 @@ fn create(options: &mut Parser) -> Result<()> {
     let (mut wish, mut end, mut is_unlisted) = (None, None, false);
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
-            "while" => end = Some(tool::value::<Pid>(options)?),
+            "while" => end = Some(tool::value::<Descriptor>(options)?),
             "unlisted" => is_unlisted = true,
             _ if take(&mut wish, &arg, options)? => {}
             _ => filter.take(arg, options)?,
         }
     }
-    let life = match (end.map(|pid| pid.open()).transpose()?, is_unlisted) {
+    let end = end.map(|Descriptor(number)| Lifeline::inherited(number)).transpose().context("--while")?;
+    let life = match (end, is_unlisted) {
         (None, false) => Life::Kept,
         (None, true) => return Err(Usage("--unlisted goes with --while: nobody else could end it".into()).into()),
-        (Some(process), false) => Life::KeptWhile(process),
-        (Some(process), true) => Life::While(process),
+        (Some(end), false) => Life::KeptWhile(end),
+        (Some(end), true) => Life::While(end),
     };
+    let mut holder = None;
     filter.run(|doc, act| {
         if wish.is_some() || doc.get("linux.namespaces").is_none() {
             edit::plan(doc, wish.unwrap_or_default())?;
         }
-        apply::create(doc, life, act)
-    })
+        holder = apply::create(doc, life, act)?;
+        Ok(())
+    })?;
+    // Had nobody been told of it, it would have ended.
+    holder.map_or(Ok(()), apply::Unreleased::release)
 }

@@ -8,7 +8,7 @@
 use crate::cgroup::Cgroups;
 use crate::process::{Live, Recorded};
 use crate::tool::Status;
-use crate::{Document, Name, rights, store};
+use crate::{Document, rights, store};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -69,9 +69,13 @@ struct Order {
 pub struct Connection(BufReader<UnixStream>);
 
 impl Connection {
-    /// Connects to the holder of `name`.
-    pub fn open(name: &Name) -> Result<Self> {
-        let path = store::control(name);
+    /// Connects to the holder of a running document, which takes orders if that document is the one that is kept.
+    pub fn open(doc: &Document) -> Result<Self> {
+        let name = doc.name()?;
+        let holder = |doc: &Document| doc.read::<Recorded>("sbx.state.holder");
+        let kept = store::kept(&name)?.map(|kept| holder(&kept)).transpose()?.flatten();
+        ensure!(kept.is_some() && kept == holder(doc)?, "container {name} takes no orders: nothing of it is kept");
+        let path = store::control(&name);
         let stream = UnixStream::connect(&path).with_context(|| format!("cannot reach the holder of {name}"))?;
         Ok(Self(BufReader::new(stream)))
     }

@@ -15,6 +15,7 @@ pub mod ids;
 pub mod inner;
 pub mod label;
 pub mod landlock;
+pub mod lifeline;
 pub mod mount;
 pub mod mountinfo;
 pub mod name;

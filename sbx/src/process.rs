@@ -1,20 +1,14 @@
 //! When a recorded process is believed, and how it is signalled.
 
-use crate::sys::{self, Child};
-use crate::{procfs, tool};
+use crate::procfs;
+use crate::sys::Child;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::setsid;
-use rustix::fs::{Mode, OFlags};
-use rustix::io::fcntl_dupfd_cloexec;
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
-use std::io::{PipeWriter, Read, Write, pipe};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 /// A process as `sbx.state` records it. A pid alone would be reused; with its start time and the boot it is unique.
@@ -38,27 +32,6 @@ pub struct Live {
     pub pid: i32,
 }
 
-/// The pid of a process, as a command line has it.
-#[derive(Debug)]
-pub struct Pid(i32);
-
-impl FromStr for Pid {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = text.parse().ok().filter(|number| *number >= 1 && text.bytes().all(|b| b.is_ascii_digit()));
-        number.map(Self).ok_or_else(|| format!("bad pid {text:?}"))
-    }
-}
-
-impl Pid {
-    /// The process: it is this one from here on, whoever has its pid later.
-    pub fn open(&self) -> Result<Live> {
-        let live = Live::open(self.0)?.filter(|live| live.has_ended().is_ok_and(|ended| !ended));
-        live.with_context(|| format!("there is no process {}", self.0))
-    }
-}
-
 impl Recorded {
     /// Records a process that exists now.
     pub fn now(pid: i32) -> Result<Self> {
@@ -74,66 +47,22 @@ impl Recorded {
         if self.boot_id != boot_id()? {
             return Ok(None);
         }
-        let Some(live) = Live::open(self.pid)? else { return Ok(None) };
+        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(None) };
+        let fd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            fd => fd.with_context(|| format!("cannot open process {}", self.pid))?,
+        };
         // Read after the descriptor is held: what is compared is what is held.
         let same = start_time(self.pid)? == Some(self.start_time);
+        let live = Live { fd, pid: self.pid };
         Ok((same && !live.has_ended()?).then_some(live))
     }
 }
 
 impl Live {
-    /// The process that has this pid now, if any has.
-    pub fn open(pid: i32) -> Result<Option<Self>> {
-        let Some(known) = rustix::process::Pid::from_raw(pid) else { return Ok(None) };
-        match pidfd_open(known, PidfdFlags::empty()) {
-            Err(rustix::io::Errno::SRCH) => Ok(None),
-            fd => Ok(Some(Self { fd: fd.with_context(|| format!("cannot open process {pid}"))?, pid })),
-        }
-    }
-
-    /// Leaves a child behind that undoes something when this process has ended, however it ends, and what is returned has
-    /// been dropped: until then it may still be done. What ends others, a signal to the caller's process group, by its
-    /// terminal or by a service manager, does not end it.
-    pub fn at_end(self, tool: &str, undo: impl FnOnce() -> Result<()>) -> Result<PipeWriter> {
-        let (mut left, leaves) = pipe().context("cannot make a pipe")?;
-        let (done, doing) = pipe().context("cannot make a pipe")?;
-        let Some(_child) = sys::fork().context("cannot make a process")? else {
-            let leave = || -> Result<[OwnedFd; 2]> {
-                // Who leads a process group already is in none of the caller's.
-                let _ = setsid();
-                sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None).context("cannot block signals")?;
-                let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-                [0, 1].into_iter().try_for_each(|number| sys::place(&null, number))?;
-                drop(null);
-                (&leaves).write_all(b"!")?;
-                // Others are waited for. Where this is forbidden, it goes without.
-                let _ = sys::run_in_batch();
-                let kept = [fcntl_dupfd_cloexec(&done, 5)?, fcntl_dupfd_cloexec(&self.fd, 5)?];
-                kept.iter().zip([3, 4]).try_for_each(|(fd, number)| sys::place(fd, number))?;
-                drop(kept);
-                // Also what it could hold open for others, and the other ends of its own pipes.
-                sys::close(5, u32::MAX)?;
-                Ok([sys::inherited(3)?, sys::inherited(4)?])
-            };
-            let wait = || {
-                let kept = leave().context("cannot stay behind")?;
-                kept.iter().try_for_each(|fd| readable([fd.as_fd()], None).map(drop)).context("cannot wait")?;
-                undo()
-            };
-            let result: Result<()> = wait();
-            if let Err(error) = &result {
-                tool::say(tool, &format!("{error:#}"));
-            }
-            sys::exit(result.is_err().into());
-        };
-        drop((leaves, done));
-        left.read_exact(&mut [0]).context("the process that is to clean up has ended")?;
-        Ok(doing)
-    }
-
     /// Sends a signal, by descriptor.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        match sys::pidfd_send_signal(&self.fd, signal) {
+        match crate::sys::pidfd_send_signal(&self.fd, signal) {
             Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => Ok(()),
             result => result.with_context(|| format!("cannot send signal {signal} to process {}", self.pid)),
         }
@@ -172,8 +101,17 @@ pub fn ended(status: WaitStatus) -> Option<(i32, u8)> {
 
 /// Waits until one of some descriptors is readable, at most `timeout` (forever if `None`); says which are.
 pub fn readable<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: Option<Duration>) -> std::io::Result<[bool; N]> {
+    ready(fds.map(|fd| (fd, PollFlags::POLLIN)), timeout)
+}
+
+/// Waits until one of some descriptors is ready in one of the ways that are asked of it, or its other end is gone; says
+/// which are.
+pub fn ready<const N: usize>(
+    fds: [(BorrowedFd<'_>, PollFlags); N],
+    timeout: Option<Duration>,
+) -> std::io::Result<[bool; N]> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    let mut polled = fds.map(|(fd, ways)| PollFd::new(fd, ways));
     loop {
         // Rounded up: a rest of less than a millisecond is not spent in a busy loop.
         let rest = |deadline: Instant| deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);

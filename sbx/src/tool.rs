@@ -8,6 +8,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -255,6 +256,19 @@ pub fn name_and(parser: &mut Parser, switches: &mut [(&str, &mut bool)]) -> Resu
         }
     }
     name.ok_or_else(|| Usage("NAME is missing".into()).into())
+}
+
+/// The number of a descriptor that is none of the standard streams.
+#[derive(Debug)]
+pub struct Descriptor(pub RawFd);
+
+impl FromStr for Descriptor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number| *number >= 3 && text.bytes().all(|b| b.is_ascii_digit()));
+        number.map(Self).ok_or_else(|| format!("bad descriptor {text:?}: 3 or more"))
+    }
 }
 
 /// No more arguments.
