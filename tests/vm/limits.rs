@@ -183,3 +183,18 @@ fn limits_are_those_of_the_unit_and_its_cgroup_is_frozen_thawed_and_killed() {
     host.service(&format!("delete {name}")).ok();
     host.assert_as(&before, "delete");
 }
+
+#[test]
+fn limits_of_a_container_that_ends_with_a_pipe_hold_it_and_end_with_it() {
+    let host = Host::machine();
+    let (before, name) = (host.snapshot(), host.name("w"));
+    let script = format!(
+        "mkfifo pipe && exec 4<>pipe 3<pipe && rm pipe
+            sbx-cg create --name {name} --memory 64M --pids 20 --while 3 | sbx-ns create --while 3 --unlisted >doc
+            cd /sys/fs/cgroup/sbx/{name} && cat memory.max pids.max && ls -d */ && wc -l <payload/cgroup.procs; cd ~-
+            jq -r '.sbx.state.holder.pid' doc | diff - /sys/fs/cgroup/sbx/{name}/payload/cgroup.procs; rm doc
+            exec 4>&-; for n in {{1..500}}; do [ -e /sys/fs/cgroup/sbx/{name} ] || break; sleep 0.01; done"
+    );
+    assert_eq!(host.bash(&script).ok().text(), "67108864\n20\npayload/\n1");
+    host.assert_as(&before, "the pipe");
+}
