@@ -1,8 +1,9 @@
 //! Brings a container's network up, tells of it, and takes it away.
 
+use crate::address::{Address, Mac};
 use crate::bridge::{self, Gateways};
 use crate::netlink::{End, Hop, Link, Netlink};
-use crate::network::{Address, Interface, Mac, Mode, Network, Publish, Text};
+use crate::network::{Interface, Mode, Network, Publish, Text};
 use crate::record::{self, Made, Record};
 use crate::{derive, edit, firewall, lease, ports};
 use anyhow::{Context, Result, bail, ensure};

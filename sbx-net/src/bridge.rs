@@ -3,9 +3,9 @@
 //! Containers are no ports of it (docs/decisions/0022-routed.md): what they send is routed. One that an administrator has
 //! made before is used as it is, with its addresses, and stays.
 
+use crate::address::Address;
 use crate::derive;
 use crate::netlink::{self, Netlink};
-use crate::network::Address;
 use crate::record;
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;

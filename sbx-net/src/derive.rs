@@ -1,7 +1,8 @@
 //! What is derived from names, the same each time: names of interfaces on the host, hardware addresses, and the
 //! network of this host's own.
 
-use crate::network::{Address, MAX_LINK, Mac};
+use crate::address::{Address, Mac};
+use crate::network::MAX_LINK;
 use sbx::Name;
 use sha2::{Digest, Sha256};
 use std::fs;

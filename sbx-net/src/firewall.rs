@@ -8,8 +8,9 @@
 //! no rule, and the connection that it begins would not be led inside. Rules need no such care: a packet finds those of a
 //! chain from before a change or from after it.
 
+use crate::address::Address;
 use crate::bridge::Gateways;
-use crate::network::{Address, Egress, Publish};
+use crate::network::{Egress, Publish};
 use crate::record::Record;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};

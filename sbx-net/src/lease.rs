@@ -1,7 +1,7 @@
 //! Addresses of containers on our own network: claims, which are given back when the container is deleted.
 
+use crate::address::Address;
 use crate::derive;
-use crate::network::Address;
 use anyhow::{Context, Result, bail};
 use sbx::Name;
 use sbx::claim::Claims;

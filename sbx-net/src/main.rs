@@ -1,5 +1,6 @@
 //! sbx-net: networks of containers.
 
+mod address;
 mod apply;
 mod bridge;
 mod derive;

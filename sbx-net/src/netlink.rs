@@ -1,6 +1,6 @@
 //! The kernel's routing socket (rtnetlink(7)): links, addresses, routes and neighbours. One request, one answer.
 
-use crate::network::{Address, Mac};
+use crate::address::{Address, Mac};
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{
     ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,

@@ -1,7 +1,8 @@
 //! What `up` has made, written down before it is made: `remove` finds it there, whatever became of `up`. One file for
 //! each container that has interfaces, valid as long as its holder lives.
 
-use crate::network::{Address, DEFAULT, Egress, Mac, Mode, Publish, Text};
+use crate::address::{Address, Mac};
+use crate::network::{DEFAULT, Egress, Mode, Publish, Text};
 use anyhow::{Context, Result};
 use sbx::process::Recorded;
 use sbx::{Name, store};

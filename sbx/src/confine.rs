@@ -4,16 +4,20 @@
 //! The order matters, and each step says why it stands where it does. Before it the caller has entered the cgroup and
 //! the namespaces; each step then takes away something that an earlier one still needed.
 
+mod profile;
+
+pub use profile::Profile;
+
 use crate::passwd::{Identity, SHELL};
 use crate::procfs::Procfs;
 use crate::sys::{self, Child};
 use crate::terminal::Terminal;
 use crate::tool::Status;
-use crate::{Document, ids, label, namespace, passwd, rootless, seccomp};
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use caps::{CapSet, Capability, CapsHashSet};
+use crate::{Document, ids, label, namespace, passwd, rootless};
+use anyhow::{Context, Result, ensure};
+use caps::{CapSet, CapsHashSet};
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::setrlimit;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, execve, getcwd, getpid, setgroups, setresgid, setresuid, setsid};
 use rustix::fs::{FileType, OFlags, fstat, makedev};
@@ -47,17 +51,6 @@ pub struct Confinement {
     becomes_root: bool,
 }
 
-/// What of it is no matter of the container's, but of how far the process is trusted.
-#[derive(Debug)]
-pub struct Profile {
-    rlimits: Vec<(Resource, u64, u64)>,
-    bounding: CapsHashSet,
-    effective: CapsHashSet,
-    permitted: CapsHashSet,
-    no_new_privs: bool,
-    seccomp: seccomp::Filter,
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct User {
@@ -65,24 +58,6 @@ struct User {
     gid: u32,
     umask: Option<u32>,
     additional_gids: Vec<u32>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Capabilities {
-    bounding: Vec<String>,
-    effective: Vec<String>,
-    permitted: Vec<String>,
-    inheritable: Vec<String>,
-    ambient: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Rlimit {
-    #[serde(rename = "type")]
-    kind: String,
-    soft: u64,
-    hard: u64,
 }
 
 /// A command other than the document's, and what else it has of its own: any bytes, which JSON could not hold.
@@ -106,39 +81,6 @@ pub struct Command {
 struct Who {
     identity: Identity,
     entry: Option<passwd::User>,
-}
-
-impl Profile {
-    /// Reads and checks what the document asks for. A capability, limit or rule that is not understood is an error.
-    pub fn of(doc: &Document) -> Result<Self> {
-        let capabilities: Capabilities = doc.read("process.capabilities")?.unwrap_or_default();
-        // A set that is not empty would hand capabilities to programs without file capabilities: CVE-2022-29162.
-        ensure!(
-            capabilities.inheritable.is_empty() && capabilities.ambient.is_empty(),
-            "process.capabilities: inheritable and ambient must be empty"
-        );
-        let rlimits: Vec<Rlimit> = doc.read("process.rlimits")?.unwrap_or_default();
-        let seccomp = doc.read::<seccomp::Seccomp>("linux.seccomp")?;
-        Ok(Self {
-            rlimits: rlimits.into_iter().map(rlimit).collect::<Result<_>>()?,
-            bounding: capability_set(&capabilities.bounding)?,
-            effective: capability_set(&capabilities.effective)?,
-            permitted: capability_set(&capabilities.permitted)?,
-            no_new_privs: doc.read("process.noNewPrivileges")?.unwrap_or(false),
-            seccomp: seccomp.map(|seccomp| seccomp.compile()).transpose().context("linux.seccomp")?.unwrap_or_default(),
-        })
-    }
-
-    /// No right at all, and no system calls but these.
-    pub fn only<'a>(calls: impl IntoIterator<Item = &'a str>) -> Result<Self> {
-        let calls = seccomp::Seccomp::of(vec![seccomp::Rule::allow(calls)]);
-        Self { no_new_privs: true, ..Self::of(&Document::default())? }.with_calls(&calls)
-    }
-
-    /// With these system calls in the place of the document's.
-    pub fn with_calls(self, calls: &seccomp::Seccomp) -> Result<Self> {
-        Ok(Self { seccomp: calls.compile().context("linux.seccomp")?, ..self })
-    }
 }
 
 impl Confinement {
@@ -486,36 +428,6 @@ fn candidates(command: &str, env: &[CString]) -> Vec<CString> {
         path.split(':').filter(|directory| !directory.is_empty()).map(|directory| format!("{directory}/")).collect()
     };
     directories.into_iter().filter_map(|directory| CString::new(directory + command).ok()).collect()
-}
-
-fn capability_set(names: &[String]) -> Result<CapsHashSet> {
-    names
-        .iter()
-        .map(|name| name.parse::<Capability>().map_err(|_| anyhow!("process.capabilities: no capability {name:?}")))
-        .collect()
-}
-
-fn rlimit(limit: Rlimit) -> Result<(Resource, u64, u64)> {
-    let resource = match limit.kind.as_str() {
-        "RLIMIT_AS" => Resource::RLIMIT_AS,
-        "RLIMIT_CORE" => Resource::RLIMIT_CORE,
-        "RLIMIT_CPU" => Resource::RLIMIT_CPU,
-        "RLIMIT_DATA" => Resource::RLIMIT_DATA,
-        "RLIMIT_FSIZE" => Resource::RLIMIT_FSIZE,
-        "RLIMIT_LOCKS" => Resource::RLIMIT_LOCKS,
-        "RLIMIT_MEMLOCK" => Resource::RLIMIT_MEMLOCK,
-        "RLIMIT_MSGQUEUE" => Resource::RLIMIT_MSGQUEUE,
-        "RLIMIT_NICE" => Resource::RLIMIT_NICE,
-        "RLIMIT_NOFILE" => Resource::RLIMIT_NOFILE,
-        "RLIMIT_NPROC" => Resource::RLIMIT_NPROC,
-        "RLIMIT_RSS" => Resource::RLIMIT_RSS,
-        "RLIMIT_RTPRIO" => Resource::RLIMIT_RTPRIO,
-        "RLIMIT_RTTIME" => Resource::RLIMIT_RTTIME,
-        "RLIMIT_SIGPENDING" => Resource::RLIMIT_SIGPENDING,
-        "RLIMIT_STACK" => Resource::RLIMIT_STACK,
-        other => bail!("process.rlimits: no limit {other:?}"),
-    };
-    Ok((resource, limit.soft, limit.hard))
 }
 
 #[cfg(test)]
