@@ -33,8 +33,8 @@ create  makes the namespaces that linux.namespaces lists (joins those that have 
         with --while the container ends when nobody has the other end of a pipe any more, and cannot be
         booted
 show    prints the running document of NAME
-list    prints name, pid and status of all containers that have a holder, as JSON: a container is
-        'created' until sbx-exec boot has made it 'running'
+list    prints name, pid and status of all containers that have a holder, as JSON, but for those that
+        are unlisted: a container is 'created' until sbx-exec boot has made it 'running'
 remove  ends the holder of NAME and with it all of its processes; with --ids gives back its ids
 
   --name NAME       start a document instead of reading one
