@@ -67,7 +67,7 @@ pub fn create(doc: &mut Document, end: Option<Lifeline>, act: bool) -> Result<()
     check_path(doc, &name)?;
     let devices = Policy::of(doc)?;
     let mut places = places(&name, &mounted()?, &Limit::all(doc)?, &devices)?;
-    let parts = if end.is_some() { &PARTS[..1] } else { &PARTS[..] };
+    let (parts, exec) = if end.is_some() { (&PARTS[..1], PAYLOAD) } else { (&PARTS[..], EXEC) };
     if end.is_some() {
         places.retain(|place| place.restricts_devices || !place.limits.is_empty());
         // Others would go with them.
@@ -94,7 +94,7 @@ pub fn create(doc: &mut Document, end: Option<Lifeline>, act: bool) -> Result<()
         seen.map(|place| place.base.join(PAYLOAD)).try_for_each(|payload| delegate(&payload, ids))?;
     }
     let all = |part: &str| places.iter().map(|place| place.base.join(part)).collect();
-    let cgroups = Cgroups { payload: all(PAYLOAD), exec: all(parts[parts.len() - 1]) };
+    let cgroups = Cgroups { payload: all(PAYLOAD), exec: all(exec) };
     doc.set("sbx.state.cgroups", serde_json::to_value(cgroups).context("sbx.state.cgroups")?)
 }
 

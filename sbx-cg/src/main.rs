@@ -10,10 +10,10 @@ mod quantity;
 mod show;
 mod tree;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use lexopt::Parser;
 use sbx::lifeline::Lifeline;
-use sbx::tool::{self, Argument, Descriptor, Filter, Tool};
+use sbx::tool::{self, Argument, Filter, Tool};
 use std::process::ExitCode;
 
 const HELP: &str = "\
@@ -104,12 +104,12 @@ fn create(options: &mut Parser) -> Result<()> {
     let (mut wish, mut end) = (None, None);
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
-            "while" => end = Some(tool::value::<Descriptor>(options)?),
+            "while" => end = Some(tool::value(options)?),
             _ if take(&mut wish, &arg, options)? => {}
             _ => filter.take(arg, options)?,
         }
     }
-    let end = end.map(|Descriptor(number)| Lifeline::inherited(number)).transpose().context("--while")?;
+    let end = Lifeline::of_option(end)?;
     filter.run(|doc, act| {
         wish.map_or(Ok(()), |wish| edit::limit(doc, &wish))?;
         apply::create(doc, end, act)

@@ -155,13 +155,6 @@ pub struct Wish {
     pub path: Option<PathBuf>,
 }
 
-impl Wish {
-    /// Whether a mount's files are to be nobody's inside.
-    pub fn has_nobodys(&self) -> bool {
-        self.mounts.iter().any(Extra::is_nobodys)
-    }
-}
-
 /// Fills in what the tree is kept in: of a tree that there is, only an image can change, and only grow.
 fn store(doc: &mut Document, wanted: Storage, has_tree: bool) -> Result<()> {
     match (Storage::of(doc)?, wanted) {

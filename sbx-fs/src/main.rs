@@ -137,7 +137,7 @@ fn mount(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::apply();
     let wish = wish(&mut filter, options)?;
     // While the steps before this one are at work. If one of them fails there is nothing more to be said.
-    let here = mount::Here::look(wish.as_ref().is_some_and(edit::Wish::has_nobodys));
+    let here = mount::Here::look(wish.as_ref());
     filter.run(|doc, act| {
         wish.map_or(Ok(()), |wish| edit::layout(doc, wish, "/".as_ref()))?;
         mount::mount(doc, here?, act)

@@ -10,6 +10,8 @@ mod plan;
 mod root;
 mod verify;
 
+use crate::edit::Wish;
+use crate::extra::Extra;
 use anyhow::{Context, Error, Result, bail, ensure};
 use file_system::FileSystem;
 use nix::sched::CloneFlags;
@@ -37,9 +39,10 @@ pub struct Here {
 }
 
 impl Here {
-    /// Looks around, and makes the ids of mounts that are nobody's inside, if there will be some.
-    pub fn look(has_nobodys: bool) -> Result<Self> {
+    /// Looks around, and makes the ids of mounts that are nobody's inside, if some are wished for.
+    pub fn look(wish: Option<&Wish>) -> Result<Self> {
         let procfs = Procfs::open()?;
+        let has_nobodys = wish.is_some_and(|wish| wish.mounts.iter().any(Extra::is_nobodys));
         let nobody = has_nobodys.then(|| namespace::unused_users(&procfs, NOBODYS)).transpose()?;
         Ok(Self { host: Host::here(), procfs, nobody })
     }
@@ -54,32 +57,34 @@ pub fn mount(doc: &Document, here: Here, act: bool) -> Result<()> {
     if nobody.is_none() && plan.mounts.iter().any(is_nobodys) {
         nobody = Some(namespace::unused_users(&procfs, NOBODYS)?);
     }
-    let open = |users: Option<&OwnedFd>| Opened::open(doc, &plan, users, nobody.as_ref());
     if !act {
-        open(None)?;
+        Opened::open(doc, &plan, None, nobody.as_ref())?;
         return plan.mounts.iter().try_for_each(check);
     }
     let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
-    let mount = || {
-        let users = plan.ids.map(|_| namespace::users(&holder, &procfs)).transpose()?;
-        // All are joined, since each file system shows the processes, interfaces or cgroups of whoever mounts it: these two
-        // whatever the document says.
-        let all = namespace::flags(doc)? | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
-        let (first, rest) = if rootless::is_rootless(doc)? {
-            // In the user namespace an ordinary user may do what is still to be done.
-            (all | CloneFlags::CLONE_NEWUSER, CloneFlags::empty())
-        } else {
-            (CloneFlags::CLONE_NEWPID, all - CloneFlags::CLONE_NEWPID - CloneFlags::CLONE_NEWUSER)
-        };
-        join(&holder, first, &procfs)?;
-        let begun = plan.mounts.iter().map(begin).collect::<Result<Vec<_>>>()?;
-        let opened = open(users.as_ref())?;
-        join(&holder, rest, &procfs)?;
-        build(&plan, opened, begun, &holder, &procfs)
-    };
-    let mounted = mount();
+    let mounted = mount_inside(doc, &plan, nobody.as_ref(), &holder, &procfs);
+    // Whatever else was in the way.
     ensure!(!holder.has_ended()?, "container {name} has ended");
     mounted
+}
+
+/// Opens what is the host's, and builds of it what the plan has, in the namespaces of the container.
+fn mount_inside(doc: &Document, plan: &Plan, nobody: Option<&OwnedFd>, holder: &Live, procfs: &Procfs) -> Result<()> {
+    let users = plan.ids.map(|_| namespace::users(holder, procfs)).transpose()?;
+    // All are joined, since each file system shows the processes, interfaces or cgroups of whoever mounts it: these two
+    // whatever the document says.
+    let all = namespace::flags(doc)? | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+    let (first, rest) = if rootless::is_rootless(doc)? {
+        // In the user namespace an ordinary user may do what is still to be done.
+        (all | CloneFlags::CLONE_NEWUSER, CloneFlags::empty())
+    } else {
+        (CloneFlags::CLONE_NEWPID, all - CloneFlags::CLONE_NEWPID - CloneFlags::CLONE_NEWUSER)
+    };
+    join(holder, first, procfs)?;
+    let begun = plan.mounts.iter().map(begin).collect::<Result<Vec<_>>>()?;
+    let opened = Opened::open(doc, plan, users.as_ref(), nobody)?;
+    join(holder, rest, procfs)?;
+    build(plan, opened, begun, holder, procfs)
 }
 
 /// What the container gets from the host: mounts of its own, attached nowhere yet.

@@ -4,12 +4,12 @@ mod apply;
 mod edit;
 mod holder;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use apply::Life;
 use lexopt::Parser;
 use sbx::ids::Ids;
 use sbx::lifeline::Lifeline;
-use sbx::tool::{self, Argument, Descriptor, Filter, Tool, Usage};
+use sbx::tool::{self, Argument, Filter, Tool, Usage};
 use std::process::ExitCode;
 
 const HELP: &str = "\
@@ -103,13 +103,13 @@ fn create(options: &mut Parser) -> Result<()> {
     let (mut wish, mut end, mut is_unlisted) = (None, None, false);
     while let Some(arg) = tool::next(options)? {
         match arg.long() {
-            "while" => end = Some(tool::value::<Descriptor>(options)?),
+            "while" => end = Some(tool::value(options)?),
             "unlisted" => is_unlisted = true,
             _ if take(&mut wish, &arg, options)? => {}
             _ => filter.take(arg, options)?,
         }
     }
-    let end = end.map(|Descriptor(number)| Lifeline::inherited(number)).transpose().context("--while")?;
+    let end = Lifeline::of_option(end)?;
     let life = match (end, is_unlisted) {
         (None, false) => Life::Kept,
         (None, true) => return Err(Usage("--unlisted goes with --while: nobody else could end it".into()).into()),

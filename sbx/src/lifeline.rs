@@ -2,6 +2,7 @@
 
 use crate::process::ready;
 use crate::sys;
+use crate::tool::Descriptor;
 use anyhow::{Context, Result, ensure};
 use nix::poll::PollFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -17,6 +18,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 pub struct Lifeline(OwnedFd);
 
 impl Lifeline {
+    /// That of the option `--while FD`, if it was given.
+    pub fn of_option(descriptor: Option<Descriptor>) -> Result<Option<Self>> {
+        descriptor.map(|Descriptor(number)| Self::inherited(number)).transpose().context("--while")
+    }
+
     /// Takes over a descriptor that this program was started with. What would never tell is refused.
     pub fn inherited(number: RawFd) -> Result<Self> {
         let fd = sys::inherited(number).with_context(|| format!("descriptor {number}"))?;
