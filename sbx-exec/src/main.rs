@@ -16,13 +16,13 @@ use crate::streams::Tty;
 use anyhow::{Context, Result, bail, ensure};
 use lexopt::Parser;
 use sbx::confine::{Command, Confinement, Profile};
-use sbx::process::Live;
+use sbx::process::{Live, readable};
 use sbx::tool::{self, Argument, Descriptor, Filter, Status, Tool, Usage};
 use sbx::{Document, host, program, sys};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::RawFd;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -155,9 +155,8 @@ fn run_command(options: &mut Parser) -> Result<()> {
         program::shield()?;
     }
     source.check_passed(&mut command)?;
-    // Where nothing of the document's is in it: while the steps before this one make that, and after them where there is one
-    // processor for all.
-    rustix::thread::sched_yield();
+    // Where nothing of the document's is in it: while the steps before this one make that, who have the processors first.
+    source.give_way()?;
     let profile = wish.take_if(|wish| wish.base.is_some()).map(|wish| profile::alone(&wish)).transpose()?;
     let mut running = source.running()?;
     let pid_file = pid_file.map(|path| PidFile::create(Path::new(&path))).transpose()?;
@@ -179,7 +178,7 @@ fn boot_init(options: &mut Parser) -> Result<()> {
     let mut source = Source::default();
     let mut timeout = Seconds::DEFAULT;
     let mut wait = false;
-    let mut boot = || -> Result<()> {
+    let boot = || -> Result<()> {
         program::shield()?;
         while let Some(arg) = tool::next(options)? {
             match arg.long() {
@@ -241,14 +240,20 @@ impl Running {
     }
 }
 
+/// How long a step leaves the processors to those before it, whatever it could do meanwhile: less than they take.
+const GIVEN_WAY: Duration = Duration::from_millis(2);
+
 /// Where the running document comes from: stdin, or a descriptor that leaves stdin to the command.
 #[derive(Debug, Default)]
-struct Source(Option<RawFd>);
+struct Source(Option<OwnedFd>);
 
 impl Source {
     fn take(&mut self, arg: Argument, options: &mut Parser) -> Result<()> {
         match arg.long() {
-            "document" => self.0 = Some(tool::value::<Descriptor>(options)?.0),
+            "document" => {
+                let Descriptor(number) = tool::value(options)?;
+                self.0 = Some(sys::inherited(number).with_context(|| format!("--document {number}"))?);
+            }
             _ => return Err(arg.unexpected()),
         }
         Ok(())
@@ -258,7 +263,8 @@ impl Source {
     /// from here on no other gets their numbers. Their names are the caller's to give (sd_listen_fds_with_names(3)).
     fn check_passed(&self, command: &mut Command) -> Result<()> {
         for number in (3..).take(command.passed as usize) {
-            ensure!(self.0 != Some(number), "--preserve-fds {}: descriptor {number} is the document", command.passed);
+            let is_document = self.0.as_ref().is_some_and(|fd| fd.as_raw_fd() == number);
+            ensure!(!is_document, "--preserve-fds {}: descriptor {number} is the document", command.passed);
             sys::check_open(number)
                 .with_context(|| format!("--preserve-fds {}: descriptor {number}", command.passed))?;
         }
@@ -268,8 +274,15 @@ impl Source {
         Ok(())
     }
 
+    /// Waits until somebody has begun to write the document, or for a while.
+    fn give_way(&self) -> Result<()> {
+        let stdin = io::stdin();
+        let fd = self.0.as_ref().map_or(stdin.as_fd(), OwnedFd::as_fd);
+        readable([fd], Some(GIVEN_WAY)).map(drop).context("cannot wait for the document")
+    }
+
     /// The document of a container that runs, and its holder.
-    fn running(&self) -> Result<Running> {
+    fn running(self) -> Result<Running> {
         match self.find()? {
             (doc, Some(holder)) => Ok(Running { doc, holder }),
             (doc, None) => bail!("container {} is not running", doc.name()?),
@@ -277,13 +290,12 @@ impl Source {
     }
 
     /// The document, and the holder if it still lives.
-    fn find(&self) -> Result<(Document, Option<Live>)> {
+    fn find(self) -> Result<(Document, Option<Live>)> {
         let mut doc = match self.0 {
             None => tool::read_document()?,
-            Some(number) => {
-                let fd = sys::inherited(number).with_context(|| format!("--document {number}"))?;
+            Some(fd) => {
                 let mut bytes = Vec::with_capacity(Document::USUAL);
-                File::from(fd).read_to_end(&mut bytes).with_context(|| format!("cannot read descriptor {number}"))?;
+                File::from(fd).read_to_end(&mut bytes).context("cannot read the document")?;
                 tool::parse(&bytes)?
             }
         };

@@ -49,18 +49,42 @@ pub enum Life {
 /// What is claimed for a container until somebody gives it back, beside its ids.
 const CLAIMED: [&str; 2] = ["process.selinuxLabel", "sbx.net"];
 
-/// A holder that ends unless it is released.
+/// A holder that is on its way, and ends unless it is released.
 #[derive(Debug)]
-pub struct Unreleased(File);
+pub struct Unreleased {
+    name: Name,
+    status: File,
+    is_ready: bool,
+    go: File,
+}
 
 impl Unreleased {
+    /// Waits until it has come so far, or says why it has not.
+    fn hear(&mut self, word: &str) -> Result<()> {
+        let mut said = String::new();
+        let heard = (&self.status).take(word.len() as u64).read_to_string(&mut said);
+        if said != word {
+            heard.and_then(|_| self.status.read_to_string(&mut said)).context("cannot hear from the holder")?;
+            let why = if said.is_empty() { "it ended without a word" } else { &said };
+            bail!("cannot start the holder of {}: {why}", self.name);
+        }
+        self.is_ready = word == holder::READY;
+        Ok(())
+    }
+
     /// Lets it be.
     pub fn release(mut self) -> Result<()> {
-        self.0.write_all(b"!").context("cannot release the holder")
+        if !self.is_ready {
+            // Nobody waits for this one.
+            let _ = sys::run_in_batch();
+            self.hear(holder::READY)?;
+        }
+        self.go.write_all(b"!").context("cannot release the holder")
     }
 }
 
-/// Makes the namespaces and starts their holder; the running document is complete before the holder is released.
+/// Makes the namespaces and starts their holder; the running document is complete before the holder is released. What is
+/// kept is kept once that holds; of what is not, the next step can make use meanwhile.
 pub fn create(doc: &mut Document, life: Life, act: bool) -> Result<Option<Unreleased>> {
     let name = doc.name()?;
     let plan = Plan::of(doc)?;
@@ -101,26 +125,23 @@ pub fn create(doc: &mut Document, life: Life, act: bool) -> Result<Option<Unrele
         let _ = write!(File::from(status_in), "{error:#}");
         sys::exit(1);
     };
-    let mut go = File::from(go_in);
+    let (status, go) = (File::from(status_out), File::from(go_in));
+    let mut holder = Unreleased { name: name.clone(), status, is_ready: false, go };
     if let Some(procfs) = &start.procfs {
         start.map_ids(procfs, child.pid).context("cannot map the ids")?;
-        go.write_all(b"!").context("cannot tell the holder")?;
+        holder.go.write_all(b"!").context("cannot tell the holder")?;
     }
     drop((status_in, go_out, start));
     // While the holder starts.
     doc.set("sbx.state.holder", json!(Recorded::now(child.pid)?))?;
     let new = is_kept.then(|| write(&name, doc)).transpose()?;
-    let mut status = String::new();
-    File::from(status_out).read_to_string(&mut status).context("cannot hear from the holder")?;
-    if status != holder::READY {
-        let why = if status.is_empty() { "it ended without a word" } else { &status };
-        bail!("cannot start the holder of {name}: {why}");
-    }
+    holder.hear(holder::ENTERED)?;
     if let Some(new) = new {
+        holder.hear(holder::READY)?;
         let path = store::running(&name);
         fs::rename(new, &path).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(Some(Unreleased(go)))
+    Ok(Some(holder))
 }
 
 /// All that the child needs on its way to become the holder.
@@ -141,6 +162,7 @@ impl Start {
         if let Some(procfs) = &self.procfs {
             self.become_somebody(procfs, go)?;
         }
+        rustix::io::write(status, holder::ENTERED.as_bytes()).context("cannot report")?;
         let program = holder::aside(&self.program)?;
         holder::descriptors(&self.bond, go, status).context("cannot place the holder's descriptors")?;
         let args = [c"sbx-ns".to_owned(), CString::new(self.bond.verb())?, CString::new(name.as_str())?];

@@ -43,7 +43,8 @@ const WAITING: &str = "
     rt_sigreturn sigaltstack wait4 write writev
 ";
 
-/// What the holder says on its status pipe once all is well.
+/// What it says on its status pipe once it is in its namespaces, and what once it holds them.
+pub const ENTERED: &str = "entered";
 pub const READY: &str = "ready";
 
 /// The descriptors that the holder is started with: that of its bond, the pipe that releases it, and the pipe on which it
