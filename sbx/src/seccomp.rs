@@ -10,9 +10,12 @@
 //! A call by the convention of another architecture ends the process, whatever `architectures` lists: on x86-64 the
 //! calls of i386, and those of x32, whose numbers have a bit more.
 
+mod program;
+
 use crate::sys;
 use anyhow::{Context, Result, ensure};
 use nix::libc::{self, sock_filter};
+use program::{Call, program};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeSet;
@@ -37,16 +40,8 @@ const ARCHITECTURES: [Architecture; 2] = [
     Architecture { name: "aarch64", oci: "SCMP_ARCH_AARCH64", audit: 0xc000_00b7, foreign: None },
 ];
 
-/// Where `struct seccomp_data` of linux/seccomp.h has the number, the architecture, and the arguments of 64 bits.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const ARGUMENTS: u32 = 16;
-
 /// The highest errno that a filter can give (`MAX_ERRNO` of linux/err.h).
 const MAX_ERRNO: u32 = 4095;
-
-/// The number of a call that a tracer has taken away (ptrace(2)): no call at all.
-const NO_CALL: u32 = u32::MAX;
 
 /// `linux.seccomp` as the OCI runtime specification has it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -151,12 +146,6 @@ pub struct Filter {
     pub program: Vec<sock_filter>,
     /// `SECCOMP_FILTER_FLAG_*` of seccomp(2).
     pub flags: libc::c_ulong,
-}
-
-/// What a call is answered: always, or by the first of these whose conditions hold, or else by default.
-enum Call<'a> {
-    Always(u32),
-    If(Vec<(u32, &'a [Condition])>),
 }
 
 impl Filter {
@@ -276,31 +265,6 @@ impl Condition {
     pub fn masked(index: u8, mask: u32, value: u32) -> Self {
         Self { index, value: mask.into(), value_two: Some(value.into()), op: Op::MaskedEq }
     }
-
-    /// Goes on behind it if it holds, and else skips so many instructions there.
-    fn compile(&self, skipped: u8) -> Vec<sock_filter> {
-        let is_negated = matches!(self.op, Op::Ne | Op::Lt | Op::Le);
-        let (holds, fails) = if is_negated { (skipped, 0) } else { (0, skipped) };
-        let (mask, value) = match self.op {
-            // The mask is the first value, what is left of the argument is compared with the second.
-            Op::MaskedEq => (self.value, self.value_two.unwrap_or_default() & self.value),
-            _ => (u64::MAX, self.value),
-        };
-        let [(low_mask, low), (high_mask, high)] = [0, 32].map(|bits| ((mask >> bits) as u32, (value >> bits) as u32));
-        // Instructions take 32 bits; of an argument the lower come first, on each of the architectures.
-        let at = ARGUMENTS + 8 * u32::from(self.index);
-        let is_above = [load(at + 4), jump(libc::BPF_JGT, high, 3 + holds, 0), jump(libc::BPF_JEQ, high, 0, 2 + fails)];
-        let is_order = |last: u32| [&is_above[..], &[load(at), jump(last, low, holds, fails)]].concat();
-        match self.op {
-            Op::Lt | Op::Ge => is_order(libc::BPF_JGE),
-            Op::Le | Op::Gt => is_order(libc::BPF_JGT),
-            Op::Eq | Op::Ne | Op::MaskedEq => {
-                let is_high = [load(at + 4), and(high_mask), jump(libc::BPF_JEQ, high, 0, 3 + fails)];
-                let is_low = [load(at), and(low_mask), jump(libc::BPF_JEQ, low, holds, fails)];
-                if high_mask == 0 { is_low.to_vec() } else { [is_high, is_low].concat() }
-            }
-        }
-    }
 }
 
 impl Called {
@@ -379,84 +343,6 @@ fn answer(action: Action, errno: Option<u32>) -> Result<u32> {
 /// The kernel's own order of answers: the lower the stricter.
 fn strictness(answer: u32) -> i32 {
     (answer & libc::SECCOMP_RET_ACTION_FULL) as i32
-}
-
-fn program(architecture: &Architecture, default: u32, calls: Vec<(u32, Call)>) -> Vec<sock_filter> {
-    // Each is the first number of those that are answered alike.
-    let mut ranges = Vec::new();
-    let mut from = |first: u32, call| {
-        // Nothing lies between one call and the next.
-        ranges.pop_if(|(last, _)| *last == first);
-        match (ranges.last(), &call) {
-            (Some((_, Call::Always(last))), Call::Always(answer)) if last == answer => {}
-            _ => ranges.push((first, call)),
-        }
-    };
-    from(0, Call::Always(default));
-    for (number, call) in calls {
-        from(number, call);
-        from(number + 1, Call::Always(default));
-    }
-    if let Some(foreign) = architecture.foreign {
-        from(foreign, Call::Always(libc::SECCOMP_RET_KILL_PROCESS));
-        from(NO_CALL, Call::Always(default));
-    }
-    let is_native = jump(libc::BPF_JEQ, architecture.audit, 1, 0);
-    let begin = [load(ARCHITECTURE), is_native, give(libc::SECCOMP_RET_KILL_PROCESS), load(NUMBER)];
-    [&begin[..], &search(&ranges, default)].concat()
-}
-
-/// Finds the range of a number by halves. The kernel runs the program for each call that there is when it is loaded, and for
-/// many calls whenever they are made.
-fn search(ranges: &[(u32, Call)], default: u32) -> Vec<sock_filter> {
-    match ranges {
-        [] => Vec::new(),
-        [(_, Call::Always(answer))] => vec![give(*answer)],
-        [(_, Call::If(rules))] => {
-            let rules = rules.iter().flat_map(|(answer, conditions)| rule(*answer, conditions));
-            rules.chain([give(default)]).collect()
-        }
-        ranges => {
-            let (below, above) = ranges.split_at(ranges.len() / 2);
-            let (first, below, above) = (above[0].0, search(below, default), search(above, default));
-            let compare = match u8::try_from(below.len()) {
-                Ok(length) => vec![jump(libc::BPF_JGE, first, length, 0)],
-                // More than a comparison alone can skip.
-                Err(_) => {
-                    let skip = step(libc::BPF_JMP | libc::BPF_JA, below.len() as u32);
-                    vec![jump(libc::BPF_JGE, first, 0, 1), skip]
-                }
-            };
-            [compare, below, above].concat()
-        }
-    }
-}
-
-/// Gives the answer if all conditions hold, and else goes on behind it.
-fn rule(answer: u32, conditions: &[Condition]) -> Vec<sock_filter> {
-    let before = |behind: Vec<_>, condition: &Condition| [condition.compile(behind.len() as u8), behind].concat();
-    conditions.iter().rev().fold(vec![give(answer)], before)
-}
-
-fn load(offset: u32) -> sock_filter {
-    step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset)
-}
-
-fn and(mask: u32) -> sock_filter {
-    step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, mask)
-}
-
-fn give(answer: u32) -> sock_filter {
-    step(libc::BPF_RET | libc::BPF_K, answer)
-}
-
-/// Compares what is loaded, and skips so many instructions if that holds, and so many if it does not.
-fn jump(comparison: u32, k: u32, holds: u8, fails: u8) -> sock_filter {
-    sock_filter { jt: holds, jf: fails, ..step(libc::BPF_JMP | comparison | libc::BPF_K, k) }
-}
-
-fn step(code: u32, k: u32) -> sock_filter {
-    sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
 /// A list, which is `null` where a program in Go had none.

@@ -1,3 +1,4 @@
+use super::program::NO_CALL;
 use super::*;
 use proptest::prelude::*;
 
@@ -20,6 +21,7 @@ fn run(program: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
                     libc::BPF_JEQ => jump(accumulator == k),
                     libc::BPF_JGT => jump(accumulator > k),
                     libc::BPF_JGE => jump(accumulator >= k),
+                    libc::BPF_JSET => jump(accumulator & k != 0),
                     _ => k as usize,
                 }
             }
@@ -144,9 +146,9 @@ fn holds((index, op, value, second): &(u8, usize, u64, u64), args: &[u64; 6]) ->
     }
 }
 
-/// Values that are often equal, also in one half.
+/// Values that are often equal, also in one half; as masks, such as leave one bit, or the first ones.
 fn value() -> impl Strategy<Value = u64> {
-    let half = || prop_oneof![0_u64..3, Just(0x5412), Just(u64::from(u32::MAX))];
+    let half = || prop_oneof![0_u64..3, Just(0x5412), Just(0x8000_0000), Just(0xffff_fff0), Just(0xffff_ffff)];
     (half(), half()).prop_map(|(high, low)| high << 32 | low)
 }
 
