@@ -138,9 +138,11 @@ fn mount(options: &mut Parser) -> Result<()> {
     let wish = wish(&mut filter, options)?;
     // While the steps before this one are at work. If one of them fails there is nothing more to be said.
     let here = mount::Here::look(wish.as_ref());
+    let mut rest = None;
     filter.run(|doc, act| {
         wish.map_or(Ok(()), |wish| edit::layout(doc, wish, "/".as_ref()))?;
-        mount::mount(doc, here?, act)
+        rest = Some(mount::mount(doc, here?, act)?);
+        Ok(())
     })
 }
 

@@ -48,8 +48,9 @@ impl Here {
     }
 }
 
-/// Mounts what the document asks for, and makes it the root of the container.
-pub fn mount(doc: &Document, here: Here, act: bool) -> Result<()> {
+/// Mounts what the document asks for, and makes it the root of the container. Returns what is no longer needed, but takes
+/// time to close, as the kernel makes wait for a mount that is attached nowhere.
+pub fn mount(doc: &Document, here: Here, act: bool) -> Result<Procfs> {
     let name = doc.name()?;
     let Here { host, procfs, mut nobody } = here;
     let plan = Plan::of(doc, &host)?;
@@ -59,13 +60,13 @@ pub fn mount(doc: &Document, here: Here, act: bool) -> Result<()> {
     }
     if !act {
         Opened::open(doc, &plan, None, nobody.as_ref())?;
-        return plan.mounts.iter().try_for_each(check);
+        return plan.mounts.iter().try_for_each(check).map(|()| procfs);
     }
     let holder = sbx::holder::of(doc)?.with_context(|| format!("container {name} is not running"))?;
     let mounted = mount_inside(doc, &plan, nobody.as_ref(), &holder, &procfs);
     // Whatever else was in the way.
     ensure!(!holder.has_ended()?, "container {name} has ended");
-    mounted
+    mounted.map(|()| procfs)
 }
 
 /// Opens what is the host's, and builds of it what the plan has, in the namespaces of the container.

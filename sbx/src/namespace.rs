@@ -10,7 +10,7 @@ use caps::CapSet;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_dumpable;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid, setgroups, setresgid, setresuid};
-use rustix::fs::{AtFlags, Mode, OFlags, open, statat};
+use rustix::fs::stat;
 use serde::Deserialize;
 use std::io::{Read, pipe};
 use std::os::fd::OwnedFd;
@@ -70,22 +70,17 @@ pub fn flags(doc: &Document) -> Result<CloneFlags> {
 /// Joins namespaces of a container by its holder, all in one call (setns(2), Linux 5.8). Children are in its PID
 /// namespace, the caller is not.
 ///
-/// Refuses a namespace that the caller is in already: what follows is meant for a container, and would happen to the
-/// host. A stale record has made a runtime replace the root of its host.
+/// Refuses a process of the host's, which shares its mount namespace, or what is joined without that: what follows is meant
+/// for a container. A stale record has made a runtime replace the root of its host.
 pub fn join(holder: &Live, flags: CloneFlags) -> Result<()> {
-    let directory = |process: &str| {
-        let path = format!("/proc/{process}/ns");
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        open(&*path, flags, Mode::empty()).with_context(|| format!("cannot open {path}"))
-    };
-    let (ours, theirs) = (directory("self")?, directory(&holder.pid.to_string())?);
-    for Kind { name, file, .. } in KINDS.iter().filter(|kind| flags.contains(kind.flag)) {
-        let id = |directory: &OwnedFd| {
-            let stat = statat(directory, *file, AtFlags::empty());
+    let telling = if flags.contains(CloneFlags::CLONE_NEWNS) { CloneFlags::CLONE_NEWNS } else { flags };
+    for Kind { name, file, .. } in KINDS.iter().filter(|kind| telling.contains(kind.flag)) {
+        let id = |process: &str| {
+            let stat = stat(format!("/proc/{process}/ns/{file}"));
             stat.map(|stat| (stat.st_dev, stat.st_ino)).with_context(|| format!("cannot look at a {name} namespace"))
         };
         // The pidfd keeps setns from joining another process that got the pid meanwhile.
-        if id(&ours)? == id(&theirs)? {
+        if id("self")? == id(&holder.pid.to_string())? {
             anyhow::bail!("process {} is in the {name} namespace of the host: not a container", holder.pid);
         }
     }
