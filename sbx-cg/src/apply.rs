@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use sbx::cgroup::Cgroups;
 use sbx::ids::Ids;
-use sbx::lifeline::Lifeline;
+use sbx::lifeline::{Lifeline, Undoing};
 use sbx::{Document, Name, host, store, tool};
 use std::collections::BTreeSet;
 use std::fs;
@@ -64,11 +64,14 @@ struct Place {
 /// Makes the cgroups with their limits, and records them. Those that end by themselves are for limits alone.
 pub fn create(doc: &mut Document, end: Option<Lifeline>, act: bool) -> Result<()> {
     let name = doc.name()?;
+    let is_while = end.is_some();
+    // While this process looks where.
+    let undoing = end.filter(|_| act).map(|end| end.at_end(|| remove(&name))).transpose()?;
     check_path(doc, &name)?;
     let devices = Policy::of(doc)?;
     let mut places = places(&name, &mounted()?, &Limit::all(doc)?, &devices)?;
-    let (parts, exec) = if end.is_some() { (&PARTS[..1], PAYLOAD) } else { (&PARTS[..], EXEC) };
-    if end.is_some() {
+    let (parts, exec) = if is_while { (&PARTS[..1], PAYLOAD) } else { (&PARTS[..], EXEC) };
+    if is_while {
         places.retain(|place| place.restricts_devices || !place.limits.is_empty());
         // Others would go with them.
         ensure!(places.iter().all(|place| !place.base.exists()), "there are cgroups of {name} already");
@@ -80,8 +83,8 @@ pub fn create(doc: &mut Document, end: Option<Lifeline>, act: bool) -> Result<()
     if !act {
         return Ok(());
     }
-    let end = end.filter(|_| !places.is_empty());
-    let _doing = end.map(|end| end.at_end(|| remove(&name))).transpose()?;
+    let undoing = undoing.filter(|_| !places.is_empty());
+    let _doing = undoing.map(Undoing::will_be).transpose()?;
     places.iter().try_for_each(|place| place.make(parts))?;
     for Place { base, v2, .. } in places.iter().filter(|place| place.restricts_devices) {
         parts.iter().try_for_each(|part| devices.enforce(&base.join(part), *v2))?;

@@ -9,7 +9,8 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::setsid;
 use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fstat, open};
 use rustix::io::fcntl_dupfd_cloexec;
-use std::io::{PipeWriter, Read, Write, pipe};
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 /// The end of a pipe that is read from, by nobody: it tells when nobody has the other end any more, whatever has ended those
@@ -32,11 +33,10 @@ impl Lifeline {
         Ok(Self(fd))
     }
 
-    /// Leaves a child behind that undoes something when nobody has the other end any more, and what is returned has been
-    /// dropped: until then it may still be done. What ends others, a signal to the caller's process group, by its terminal
-    /// or by a service manager, does not end it.
-    pub fn at_end(self, undo: impl FnOnce() -> Result<()>) -> Result<PipeWriter> {
-        let (mut left, leaves) = pipe().context("cannot make a pipe")?;
+    /// Begins to leave a child behind that undoes something when nobody has the other end any more. What ends others, a signal
+    /// to the caller's process group, by its terminal or by a service manager, will not end it.
+    pub fn at_end(self, undo: impl FnOnce() -> Result<()>) -> Result<Undoing> {
+        let (left, leaves) = pipe().context("cannot make a pipe")?;
         let (done, doing) = pipe().context("cannot make a pipe")?;
         let Some(_child) = sys::fork().context("cannot make a process")? else {
             let leave = || -> Result<[OwnedFd; 2]> {
@@ -56,13 +56,36 @@ impl Lifeline {
                 Ok([sys::inherited(3)?, sys::inherited(4)?])
             };
             let wait = || -> Result<()> {
-                leave()?.iter().try_for_each(|fd| ready([(fd.as_fd(), PollFlags::empty())], None).map(drop))?;
+                let [done, end] = leave()?;
+                let mut done = File::from(done);
+                if done.read(&mut [0])? == 0 {
+                    // Nothing is to be done.
+                    return Ok(());
+                }
+                [done.as_fd(), end.as_fd()]
+                    .into_iter()
+                    .try_for_each(|fd| ready([(fd, PollFlags::empty())], None).map(drop))?;
                 undo()
             };
             sys::exit(wait().is_err().into());
         };
-        drop((leaves, done));
+        Ok(Undoing { left, doing })
+    }
+}
+
+/// A child that is to undo something which has yet to be done.
+#[derive(Debug)]
+pub struct Undoing {
+    left: PipeReader,
+    doing: PipeWriter,
+}
+
+impl Undoing {
+    /// Has it undone at the end. It may be done as long as what is returned has not been dropped.
+    pub fn will_be(self) -> Result<PipeWriter> {
+        let Self { mut left, mut doing } = self;
         left.read_exact(&mut [0]).context("the process that is to clean up has ended")?;
+        doing.write_all(b"!").context("cannot tell the process that is to clean up")?;
         Ok(doing)
     }
 }
