@@ -22,7 +22,7 @@ use sbx::{Document, host, program, sys};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, RawFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -155,10 +155,11 @@ fn run_command(options: &mut Parser) -> Result<()> {
         program::shield()?;
     }
     source.check_passed(&mut command)?;
-    // Where nothing of the document's is in it: while the steps before this one make that, who have the processors first.
-    source.give_way()?;
+    let incoming = source.open()?;
+    incoming.give_way()?;
+    // Where nothing of the document's is in it, while the steps before this one make that.
     let profile = wish.take_if(|wish| wish.base.is_some()).map(|wish| profile::alone(&wish)).transpose()?;
-    let mut running = source.running()?;
+    let mut running = incoming.running()?;
     let pid_file = pid_file.map(|path| PidFile::create(Path::new(&path))).transpose()?;
     wish.map_or(Ok(()), |wish| profile::fill(&mut running.doc, &wish))?;
     let profile = profile.map_or_else(|| Profile::of(&running.doc), Ok)?;
@@ -178,7 +179,7 @@ fn boot_init(options: &mut Parser) -> Result<()> {
     let mut source = Source::default();
     let mut timeout = Seconds::DEFAULT;
     let mut wait = false;
-    let boot = || -> Result<()> {
+    let mut boot = || -> Result<()> {
         program::shield()?;
         while let Some(arg) = tool::next(options)? {
             match arg.long() {
@@ -187,7 +188,7 @@ fn boot_init(options: &mut Parser) -> Result<()> {
                 _ => source.take(arg, options)?,
             }
         }
-        boot::boot(&source.running()?, timeout.0, wait)
+        boot::boot(&source.open()?.running()?, timeout.0, wait)
     };
     let outcome = boot();
     if wait { outcome.map_err(|error| Status::own(error).into()) } else { outcome }
@@ -217,7 +218,7 @@ fn stop_container(options: &mut Parser) -> Result<()> {
             _ => source.take(arg, options)?,
         }
     }
-    match source.find()? {
+    match source.open()?.find()? {
         (_, None) => Ok(()),
         (doc, Some(holder)) => stop::stop(&Running { doc, holder }, timeout.0),
     }
@@ -240,20 +241,14 @@ impl Running {
     }
 }
 
-/// How long a step leaves the processors to those before it, whatever it could do meanwhile: less than they take.
-const GIVEN_WAY: Duration = Duration::from_millis(2);
-
 /// Where the running document comes from: stdin, or a descriptor that leaves stdin to the command.
 #[derive(Debug, Default)]
-struct Source(Option<OwnedFd>);
+struct Source(Option<RawFd>);
 
 impl Source {
     fn take(&mut self, arg: Argument, options: &mut Parser) -> Result<()> {
         match arg.long() {
-            "document" => {
-                let Descriptor(number) = tool::value(options)?;
-                self.0 = Some(sys::inherited(number).with_context(|| format!("--document {number}"))?);
-            }
+            "document" => self.0 = Some(tool::value::<Descriptor>(options)?.0),
             _ => return Err(arg.unexpected()),
         }
         Ok(())
@@ -263,8 +258,7 @@ impl Source {
     /// from here on no other gets their numbers. Their names are the caller's to give (sd_listen_fds_with_names(3)).
     fn check_passed(&self, command: &mut Command) -> Result<()> {
         for number in (3..).take(command.passed as usize) {
-            let is_document = self.0.as_ref().is_some_and(|fd| fd.as_raw_fd() == number);
-            ensure!(!is_document, "--preserve-fds {}: descriptor {number} is the document", command.passed);
+            ensure!(self.0 != Some(number), "--preserve-fds {}: descriptor {number} is the document", command.passed);
             sys::check_open(number)
                 .with_context(|| format!("--preserve-fds {}: descriptor {number}", command.passed))?;
         }
@@ -274,10 +268,24 @@ impl Source {
         Ok(())
     }
 
-    /// Waits until somebody has begun to write the document, or for a while.
+    /// What the document is read from. This program is not executed again from here on.
+    fn open(&self) -> Result<Incoming> {
+        let open = |number| sys::inherited(number).with_context(|| format!("--document {number}"));
+        Ok(Incoming(self.0.map(open).transpose()?.map(File::from)))
+    }
+}
+
+/// How long a step leaves the processors to those before it, whatever it could do meanwhile: less than they take.
+const GIVEN_WAY: Duration = Duration::from_millis(2);
+
+/// A document that may be yet to be written: from a descriptor, or from stdin.
+struct Incoming(Option<File>);
+
+impl Incoming {
+    /// Waits until somebody has begun to write it, or for a while.
     fn give_way(&self) -> Result<()> {
         let stdin = io::stdin();
-        let fd = self.0.as_ref().map_or(stdin.as_fd(), OwnedFd::as_fd);
+        let fd = self.0.as_ref().map_or(stdin.as_fd(), File::as_fd);
         readable([fd], Some(GIVEN_WAY)).map(drop).context("cannot wait for the document")
     }
 
@@ -293,9 +301,9 @@ impl Source {
     fn find(self) -> Result<(Document, Option<Live>)> {
         let mut doc = match self.0 {
             None => tool::read_document()?,
-            Some(fd) => {
+            Some(mut file) => {
                 let mut bytes = Vec::with_capacity(Document::USUAL);
-                File::from(fd).read_to_end(&mut bytes).context("cannot read the document")?;
+                file.read_to_end(&mut bytes).context("cannot read the document")?;
                 tool::parse(&bytes)?
             }
         };
