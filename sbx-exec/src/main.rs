@@ -16,7 +16,7 @@ use crate::streams::Tty;
 use anyhow::{Context, Result, bail, ensure};
 use lexopt::Parser;
 use sbx::confine::{Command, Confinement, Profile};
-use sbx::process::{Live, readable};
+use sbx::process::{self, Live, readable};
 use sbx::tool::{self, Argument, Descriptor, Filter, Status, Tool, Usage};
 use sbx::{Document, host, program, sys};
 use std::ffi::{OsStr, OsString};
@@ -157,7 +157,8 @@ fn run_command(options: &mut Parser) -> Result<()> {
     source.check_passed(&mut command)?;
     let incoming = source.open()?;
     incoming.give_way()?;
-    // Where nothing of the document's is in it, while the steps before this one make that.
+    // While the steps before this one make the document, if nothing of that is in it.
+    process::boot_id()?;
     let profile = wish.take_if(|wish| wish.base.is_some()).map(|wish| profile::alone(&wish)).transpose()?;
     let mut running = incoming.running()?;
     let pid_file = pid_file.map(|path| PidFile::create(Path::new(&path))).transpose()?;

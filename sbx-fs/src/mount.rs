@@ -23,7 +23,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use sbx::ids::Ids;
 use sbx::mount::Opening;
 use sbx::namespace::NOBODYS;
-use sbx::process::Live;
+use sbx::process::{self, Live};
 use sbx::procfs::Procfs;
 use sbx::{Document, namespace, rootless, storage, sys};
 use std::fs::File;
@@ -41,6 +41,7 @@ pub struct Here {
 impl Here {
     /// Looks around, and makes the ids of mounts that are nobody's inside, if some are wished for.
     pub fn look(wish: Option<&Wish>) -> Result<Self> {
+        process::boot_id()?;
         let procfs = Procfs::open()?;
         let has_nobodys = wish.is_some_and(|wish| wish.mounts.iter().any(Extra::is_nobodys));
         let nobody = has_nobodys.then(|| namespace::unused_users(&procfs, NOBODYS)).transpose()?;
@@ -92,8 +93,8 @@ fn mount_inside(doc: &Document, plan: &Plan, nobody: Option<&OwnedFd>, holder: &
 struct Opened<'a> {
     root: OwnedFd,
     contents: Vec<Content<'a>>,
-    /// What masks a file: the null device.
-    null: OwnedFd,
+    /// What masks a file: the null device, if anything is to be masked.
+    null: Option<OwnedFd>,
 }
 
 /// What is to be mounted at one place of the plan.
@@ -136,7 +137,8 @@ impl<'a> Opened<'a> {
             .with_context(|| format!("cannot mount {mount}"))
         };
         let contents = plan.mounts.iter().map(content).collect::<Result<_>>()?;
-        let null = bind(&Bind::null(), NO_LINKS).context("cannot open /dev/null")?;
+        let null = (!plan.masked.is_empty()).then(|| bind(&Bind::null(), NO_LINKS)).transpose();
+        let null = null.context("cannot open /dev/null")?;
         Ok(Self { root, contents, null })
     }
 }
@@ -285,9 +287,11 @@ fn build(plan: &Plan, opened: Opened<'_>, begun: Vec<Option<Opening>>, holder: &
     for path in &plan.read_only {
         root.make_read_only(path).with_context(|| format!("cannot make {} read-only", path.display()))?;
     }
-    let mut mask = Mask::new(opened.null, &plan.empty);
-    for path in &plan.masked {
-        root.mask(path, &mut mask).with_context(|| format!("cannot mask {}", path.display()))?;
+    if let Some(null) = opened.null {
+        let mut mask = Mask::new(null, &plan.empty);
+        for path in &plan.masked {
+            root.mask(path, &mut mask).with_context(|| format!("cannot mask {}", path.display()))?;
+        }
     }
     root.pivot()?;
     // A holder that stayed outside would be a way out (CVE-2024-21626).

@@ -9,6 +9,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// A process as `sbx.state` records it. A pid alone would be reused; with its start time and the boot it is unique.
@@ -36,7 +37,7 @@ impl Recorded {
     /// Records a process that exists now.
     pub fn now(pid: i32) -> Result<Self> {
         let start_time = start_time(pid)?.with_context(|| format!("process {pid} is gone"))?;
-        Ok(Self { pid, start_time, boot_id: boot_id()? })
+        Ok(Self { pid, start_time, boot_id: boot_id()?.to_owned() })
     }
 
     /// The process, if it is still the recorded one. A record of another boot is never believed.
@@ -127,11 +128,15 @@ pub fn ready<const N: usize>(
     }
 }
 
-/// The id of this boot.
-pub fn boot_id() -> Result<String> {
+/// The id of this boot. It is read once, which may be while there is nothing else to do.
+pub fn boot_id() -> Result<&'static str> {
+    static ID: OnceLock<String> = OnceLock::new();
+    if let Some(id) = ID.get() {
+        return Ok(id);
+    }
     let path = "/proc/sys/kernel/random/boot_id";
     let bytes = procfs::read(path).with_context(|| format!("cannot read {path}"))?;
-    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    Ok(ID.get_or_init(|| String::from_utf8_lossy(&bytes).trim().to_owned()))
 }
 
 /// Field 22 of /proc/PID/stat; `None` if there is no such process. The second field, the command's name in
@@ -168,7 +173,7 @@ mod tests {
     #[test]
     fn pids_of_1_and_below_are_refused() {
         for pid in [1, 0, -1] {
-            let recorded = Recorded { pid, start_time: 0, boot_id: boot_id().expect("boot id") };
+            let recorded = Recorded { pid, start_time: 0, boot_id: boot_id().expect("boot id").to_owned() };
             assert!(recorded.open().is_err(), "{pid}");
         }
     }

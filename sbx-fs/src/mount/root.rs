@@ -84,15 +84,16 @@ impl Root {
     /// Mounts a tree, and returns its id.
     pub fn bind(&mut self, destination: &Path, tree: &OwnedFd, read_only: ReadOnly) -> Result<u64> {
         let is_directory = is_directory(tree)?;
-        let place = match self.place_in_made(destination, is_directory)? {
-            Some(place) => place,
+        let id = match self.make_in_made(destination, is_directory)? {
+            Some((made, name)) => attach(tree, made, name)?,
             None => {
                 // By whatever name, it may cover what was made.
                 self.incomplete.iter_mut().for_each(|(path, ..)| path.clear());
-                self.place(destination, is_directory)?
+                attach(tree, &self.place(destination, is_directory)?, OsStr::new(""))?
             }
         };
-        self.attach_at(&place, tree, read_only)
+        self.read_only.insert(id, read_only);
+        Ok(id)
     }
 
     /// Mounts a part of the private tree at a second place, without what is mounted there: root inside may have made a
@@ -149,14 +150,14 @@ impl Root {
             | OpenTreeFlags::AT_RECURSIVE;
         let tree = open_tree(&place, "", flags)?;
         sys::mount_setattr(&tree, true, nix::libc::MOUNT_ATTR_RDONLY, 0, 0)?;
-        self.attach_at(&place, &tree, ReadOnly::Tree).map(drop)
+        self.cover(&place, &tree)
     }
 
     /// Covers what is at `path`, if anything is.
     pub fn mask(&mut self, path: &Path, mask: &mut Mask<'_>) -> Result<()> {
         let Some(place) = self.existing(path)? else { return Ok(()) };
         let cover = if is_directory(&place)? { mask.directory()? } else { mask.file()? };
-        self.attach_at(&place, &cover, ReadOnly::Tree).map(drop)
+        self.cover(&place, &cover)
     }
 
     /// Makes this the root of the namespace and of every process whose root was the old one, which is detached.
@@ -176,13 +177,11 @@ impl Root {
         &self.read_only
     }
 
-    /// Attaches a mount at the place that a descriptor holds, and returns its id.
-    fn attach_at(&mut self, place: &OwnedFd, mount: &OwnedFd, read_only: ReadOnly) -> Result<u64> {
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        move_mount(mount, "", place, "", flags)?;
-        let id = mount_id(mount)?;
-        self.read_only.insert(id, read_only);
-        Ok(id)
+    /// Covers a place with what is read-only.
+    fn cover(&mut self, place: &OwnedFd, tree: &OwnedFd) -> Result<()> {
+        let id = attach(tree, place, OsStr::new(""))?;
+        self.read_only.insert(id, ReadOnly::Tree);
+        Ok(())
     }
 
     /// The place at `path`. One that is missing is made, if it would lie in what is the container's own: never in a
@@ -198,20 +197,22 @@ impl Root {
         let within = self.place(parent, true)?;
         let own = self.own.contains(&mount_id(&within)?);
         ensure!(own, "{shown} is missing, and {} is not the container's own", parent.display());
-        match place_in(&within, name, directory) {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = make_in(&within, name, directory).and_then(|()| openat(&within, name, flags, Mode::empty()));
+        match place {
             Err(Errno::EXIST) => bail!("{shown} is a symbolic link that leads nowhere"),
             place => place.with_context(|| format!("cannot make {shown}")),
         }
     }
 
-    /// A new place at `path`, if its directory is known and has nothing of that name.
-    fn place_in_made(&self, path: &Path, directory: bool) -> Result<Option<OwnedFd>> {
+    /// Makes a place at `path`, if its directory is known and has nothing of that name: that directory, and the name.
+    fn make_in_made<'a>(&'a self, path: &'a Path, directory: bool) -> Result<Option<(&'a OwnedFd, &'a OsStr)>> {
         let Some((made, name)) = path.parent().and_then(|parent| self.made(parent)).zip(path.file_name()) else {
             return Ok(None);
         };
-        match place_in(made, name, directory) {
+        match make_in(made, name, directory) {
             Err(Errno::EXIST) => Ok(None),
-            place => place.map(Some).with_context(|| format!("cannot make {}", path.display())),
+            new => new.map(|()| Some((made, name))).with_context(|| format!("cannot make {}", path.display())),
         }
     }
 
@@ -237,13 +238,20 @@ impl Root {
 }
 
 /// Makes a place in a directory: follows no link, and takes nothing that is there.
-fn place_in(within: &OwnedFd, name: &OsStr, directory: bool) -> rustix::io::Result<OwnedFd> {
+fn make_in(within: &OwnedFd, name: &OsStr, directory: bool) -> rustix::io::Result<()> {
     if directory {
-        mkdirat(within, name, MODE_DIRECTORY)?;
+        mkdirat(within, name, MODE_DIRECTORY)
     } else {
-        mknodat(within, name, FileType::RegularFile, MODE_FILE, 0)?;
+        mknodat(within, name, FileType::RegularFile, MODE_FILE, 0)
     }
-    openat(within, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Attaches a mount at a name in a directory, which is not followed, or at what a descriptor holds, without one; returns its
+/// id.
+fn attach(mount: &OwnedFd, at: &OwnedFd, name: &OsStr) -> Result<u64> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", at, name, flags)?;
+    mount_id(mount)
 }
 
 /// A second mount of what a descriptor holds, without what is mounted below it.
