@@ -345,6 +345,43 @@ fn what_is_made_for_as_long_as_a_pipe_is_there_ends_with_it() {
     host.assert_as(&before, "what was refused");
 }
 
+#[test]
+fn the_document_of_an_unlisted_container_is_out_before_its_holder_is_at_rest_and_nothing_runs_before_that() {
+    let host = Host::new();
+    let before = host.snapshot();
+    let name = host.name("w");
+    // One that never comes to rest: it has its rights, and waits for an order.
+    let met = format!(
+        "sbx-fs layout --name {name} --store memory | sbx-ns create | sbx-fs mount >doc
+            jq -c '.sbx.state.unlisted = true' doc >unlisted
+            timeout 1 sbx-exec run -- touch /tmp/met <unlisted; echo $?
+            sbx-exec run -- find /tmp -type f <doc; echo $?
+            sbx-exec run -- touch /tmp/met <unlisted & sleep 0.2; sbx-ns remove {name}; wait $!; echo $?; rm doc unlisted"
+    );
+    let met = host.bash(&met).ok();
+    assert_eq!(met.text(), "124\n0\n125");
+    assert!(met.stderr.contains(&format!("sbx-exec: container {name} has ended")), "{met}");
+    host.assert_as(&before, "a holder with rights");
+    // One that cannot be executed, and what the next step makes of its document, if that is out.
+    for (options, next) in [
+        ("", "1\n0\n1".to_owned()),
+        ("--while 3 --unlisted", format!("1\n1\nsbx-fs: container {name} is not running\n1")),
+    ] {
+        let fails = format!(
+            "mkfifo pipe in && exec 4<>pipe 3<pipe; mkdir own && mount -n -t tmpfs tmpfs own && cp $(command -v sbx-ns) own
+                own/sbx-ns create {options} <in >out & exec 5>in
+                until [ $(readlink /proc/$!/exe) = $PWD/own/sbx-ns ]; do sleep 0.01; done
+                mount -n -o remount,noexec own; sbx-ns plan --name {name} >&5; exec 5>&-; wait $!; echo $?; wc -l <out
+                sbx-fs mount --store memory <out 2>&1; echo $?; umount -n own; rm -r pipe in own out; sbx-ns remove {name}"
+        );
+        let fails = host.bash(&fails).ok();
+        assert_eq!(fails.text(), next, "{fails}");
+        assert_eq!(fails.stderr.lines().count(), 1, "{fails}");
+        assert!(fails.stderr.contains(&format!("cannot start the holder of {name}: cannot execute")), "{fails}");
+        host.assert_as(&before, "a holder that cannot be executed");
+    }
+}
+
 /// A script that prints how many bytes are held of what processes of the cgroup $name have asked for, the kernel's memory
 /// included, once all has been given back that can be: by a file of v1, or of v2, where not all can.
 const HELD: &str = "for directory in $(find /sys/fs/cgroup -maxdepth 3 -path \"*/sbx/$name\"); do

@@ -165,6 +165,7 @@ fn run_command(options: &mut Parser) -> Result<()> {
     wish.map_or(Ok(()), |wish| profile::fill(&mut running.doc, &wish))?;
     let profile = profile.map_or_else(|| Profile::of(&running.doc), Ok)?;
     let confinement = Confinement::by(profile, &running.doc)?;
+    sbx::holder::settle(&running.doc, &running.holder)?;
     Err(enter::run(&running, confinement, command, tty, pid_file, None)?.into())
 }
 

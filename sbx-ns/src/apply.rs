@@ -134,6 +134,9 @@ pub fn create(doc: &mut Document, life: Life, act: bool) -> Result<Option<Unrele
     drop((status_in, go_out, start));
     // While the holder starts.
     doc.set("sbx.state.holder", json!(Recorded::now(child.pid)?))?;
+    if !is_kept {
+        doc.set(sbx::holder::UNLISTED, true)?;
+    }
     let new = is_kept.then(|| write(&name, doc)).transpose()?;
     holder.hear(holder::ENTERED)?;
     if let Some(new) = new {

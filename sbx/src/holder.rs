@@ -8,13 +8,15 @@
 use crate::cgroup::Cgroups;
 use crate::process::{Live, Recorded};
 use crate::tool::Status;
-use crate::{Document, rights, store};
+use crate::{Document, procfs, rights, store};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
 
 /// The longest order in bytes; a document of a hundred times the usual size fits.
 const MAX_ORDER: u64 = 4 << 20;
@@ -33,6 +35,32 @@ pub fn of(doc: &Document) -> Result<Option<Live>> {
     ensure!(inside, "process {} is not in the cgroup of container {}", holder.pid, doc.name()?);
     Ok(Some(holder))
 }
+
+/// Of a container that nothing is kept of the document is out as soon as there are its namespaces.
+pub const UNLISTED: &str = "sbx.state.unlisted";
+
+/// Waits until the holder of such a container has given up its rights: nobody inside meets it before.
+pub fn settle(doc: &Document, holder: &Live) -> Result<()> {
+    if doc.read(UNLISTED)? != Some(true) {
+        return Ok(());
+    }
+    let path = format!("/proc/{}/status", holder.pid);
+    let has_rights = || {
+        let status = procfs::read(&path).unwrap_or_default();
+        !WITHOUT_RIGHTS.iter().all(|line| status.split(|byte| *byte == b'\n').any(|has| has == *line))
+    };
+    while has_rights() {
+        ensure!(!holder.has_ended()?, "container {} has ended", doc.name()?);
+        thread::sleep(MOMENT);
+    }
+    Ok(())
+}
+
+/// What /proc/PID/status says of a process with neither capabilities nor calls (proc_pid_status(5)).
+const WITHOUT_RIGHTS: [&[u8]; 2] = [b"CapPrm:\t0000000000000000", b"Seccomp:\t2"];
+
+/// How long to wait before looking again.
+const MOMENT: Duration = Duration::from_micros(50);
 
 /// What the holder is to become, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
