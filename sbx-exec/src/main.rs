@@ -22,7 +22,7 @@ use sbx::{Document, host, program, sys};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -305,7 +305,8 @@ impl Incoming {
             None => tool::read_document()?,
             Some(mut file) => {
                 let mut bytes = Vec::with_capacity(Document::USUAL);
-                file.read_to_end(&mut bytes).context("cannot read the document")?;
+                let number = file.as_raw_fd();
+                file.read_to_end(&mut bytes).with_context(|| format!("cannot read descriptor {number}"))?;
                 tool::parse(&bytes)?
             }
         };

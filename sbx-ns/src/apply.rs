@@ -165,8 +165,9 @@ impl Start {
         if let Some(procfs) = &self.procfs {
             self.become_somebody(procfs, go)?;
         }
-        // The next step reads until nobody has the document's pipe any more.
-        sys::close(1, 1).context("cannot close stdout")?;
+        // The next step reads until nobody has the document's pipe any more. Not closed: what a program finds closed there it
+        // opens, by a path that may be the container's by then.
+        sys::place(go, 1).context("cannot let go of stdout")?;
         rustix::io::write(status, holder::ENTERED.as_bytes()).context("cannot report")?;
         let program = holder::aside(&self.program)?;
         holder::descriptors(&self.bond, go, status).context("cannot place the holder's descriptors")?;

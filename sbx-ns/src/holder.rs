@@ -43,8 +43,10 @@ const WAITING: &str = "
     rt_sigreturn sigaltstack wait4 write writev
 ";
 
-/// What it says on its status pipe once it is in its namespaces, and what once it holds them.
+/// What it says on its status pipe once it is in all of its namespaces.
 pub const ENTERED: &str = "entered";
+
+/// What it says there once all is well.
 pub const READY: &str = "ready";
 
 /// The descriptors that the holder is started with: that of its bond, the pipe that releases it, and the pipe on which it

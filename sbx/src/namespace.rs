@@ -70,10 +70,12 @@ pub fn flags(doc: &Document) -> Result<CloneFlags> {
 /// Joins namespaces of a container by its holder, all in one call (setns(2), Linux 5.8). Children are in its PID
 /// namespace, the caller is not.
 ///
-/// Refuses a process of the host's, which shares its mount namespace, or what is joined without that: what follows is meant
-/// for a container. A stale record has made a runtime replace the root of its host.
+/// Refuses a process that shares the caller's PID or mount namespace, or whatever is joined without those: what follows is
+/// meant for a container. A stale record has made a runtime replace the root of its host.
 pub fn join(holder: &Live, flags: CloneFlags) -> Result<()> {
-    let telling = if flags.contains(CloneFlags::CLONE_NEWNS) { CloneFlags::CLONE_NEWNS } else { flags };
+    // The others tell nothing that these do not, and to look at one takes as long as to join it.
+    let telling = flags & (CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS);
+    let telling = if telling.is_empty() { flags } else { telling };
     for Kind { name, file, .. } in KINDS.iter().filter(|kind| telling.contains(kind.flag)) {
         let id = |process: &str| {
             let stat = stat(format!("/proc/{process}/ns/{file}"));
@@ -165,6 +167,22 @@ mod tests {
             let error = join(&live, *flag).expect_err("joined").to_string();
             assert!(error.contains(&format!("is in the {name} namespace of the host")), "{error}");
         }
+        child.kill().expect("kill");
+        child.wait().expect("reap");
+    }
+
+    #[test]
+    fn a_process_of_the_host_with_mounts_of_its_own_is_no_container() {
+        let mut child =
+            std::process::Command::new("unshare").args(["--mount", "sleep", "60"]).spawn().expect("unshare");
+        let mounts = |process: &str| stat(format!("/proc/{process}/ns/mnt")).expect("stat").st_ino;
+        while mounts(&child.id().to_string()) == mounts("self") {
+            std::thread::yield_now();
+        }
+        let live = Recorded::now(child.id() as i32).expect("record").open().expect("open").expect("live");
+        let all = KINDS.iter().fold(CloneFlags::empty(), |flags, kind| flags | kind.flag);
+        let error = join(&live, all).expect_err("joined").to_string();
+        assert!(error.contains("is in the pid namespace of the host"), "{error}");
         child.kill().expect("kill");
         child.wait().expect("reap");
     }
