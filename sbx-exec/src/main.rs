@@ -278,7 +278,7 @@ impl Source {
 }
 
 /// How long a step leaves the processors to those before it, whatever it could do meanwhile: less than they take.
-const GIVEN_WAY: Duration = Duration::from_millis(2);
+const GIVEN_WAY: Duration = Duration::from_micros(1500);
 
 /// A document that may be yet to be written: from a descriptor, or from stdin.
 struct Incoming(Option<File>);

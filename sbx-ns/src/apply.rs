@@ -56,6 +56,8 @@ pub struct Unreleased {
     status: File,
     is_ready: bool,
     go: File,
+    /// What it runs from: the kernel makes wait who is the last to close a mount that is attached nowhere.
+    _program: OwnedFd,
 }
 
 impl Unreleased {
@@ -109,10 +111,10 @@ pub fn create(doc: &mut Document, life: Life, act: bool) -> Result<Option<Unrele
         joined: plan.joined.iter().map(open_namespace).collect::<Result<_>>()?,
         procfs: plan.new.contains(CloneFlags::CLONE_NEWUSER).then(Procfs::open).transpose()?,
         cgroup: Entry::open(&cgroups.payload)?,
-        program: program::read_only()?,
         plan,
         bond: bond(&name, life)?,
     };
+    let program = program::read_only()?;
     let (status_out, status_in) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let (go_out, go_in) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     // What somebody else has made is out of reach from a user namespace.
@@ -121,12 +123,12 @@ pub fn create(doc: &mut Document, life: Life, act: bool) -> Result<Option<Unrele
     let flags = start.plan.new - CloneFlags::CLONE_NEWCGROUP;
     let Some(child) = sys::clone3(flags.bits(), start.cgroup.unified()).context("cannot make namespaces")? else {
         drop((status_out, go_in));
-        let Err(error) = start.become_holder(&name, &go_out, &status_in);
+        let Err(error) = start.become_holder(&name, &program, &go_out, &status_in);
         let _ = write!(File::from(status_in), "{error:#}");
         sys::exit(1);
     };
     let (status, go) = (File::from(status_out), File::from(go_in));
-    let mut holder = Unreleased { name: name.clone(), status, is_ready: false, go };
+    let mut holder = Unreleased { name: name.clone(), status, is_ready: false, go, _program: program };
     if let Some(procfs) = &start.procfs {
         start.map_ids(procfs, child.pid).context("cannot map the ids")?;
         holder.go.write_all(b"!").context("cannot tell the holder")?;
@@ -154,13 +156,12 @@ struct Start {
     /// The maker's, in which the child finds itself too, if there is to be a user namespace.
     procfs: Option<Procfs>,
     cgroup: Entry,
-    program: OwnedFd,
     bond: Bond,
 }
 
 impl Start {
     /// In the child: completes the namespaces and executes the holder.
-    fn become_holder(&self, name: &Name, go: &OwnedFd, status: &OwnedFd) -> Result<Infallible> {
+    fn become_holder(&self, name: &Name, program: &OwnedFd, go: &OwnedFd, status: &OwnedFd) -> Result<Infallible> {
         self.enter()?;
         if let Some(procfs) = &self.procfs {
             self.become_somebody(procfs, go)?;
@@ -169,7 +170,7 @@ impl Start {
         // opens, by a path that may be the container's by then.
         sys::place(go, 1).context("cannot let go of stdout")?;
         rustix::io::write(status, holder::ENTERED.as_bytes()).context("cannot report")?;
-        let program = holder::aside(&self.program)?;
+        let program = holder::aside(program)?;
         holder::descriptors(&self.bond, go, status).context("cannot place the holder's descriptors")?;
         let args = [c"sbx-ns".to_owned(), CString::new(self.bond.verb())?, CString::new(name.as_str())?];
         // A holder has no environment; nor has what it becomes, but for what the document gives it.

@@ -4,7 +4,8 @@ use crate::procfs;
 use crate::sys::Child;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 use nix::sys::wait::{WaitStatus, waitpid};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -114,11 +115,8 @@ pub fn ready<const N: usize>(
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let mut polled = fds.map(|(fd, ways)| PollFd::new(fd, ways));
     loop {
-        // Rounded up: a rest of less than a millisecond is not spent in a busy loop.
-        let rest = |deadline: Instant| deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-        let timeout = deadline.map(rest).map(|ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX));
-        let timeout = timeout.unwrap_or(PollTimeout::NONE);
-        match poll(&mut polled, timeout) {
+        let rest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match ppoll(&mut polled, rest.map(TimeSpec::from), None) {
             Err(Errno::EINTR) => {}
             result => {
                 result?;
