@@ -45,15 +45,15 @@ pub fn settle(doc: &Document, holder: &Live) -> Result<()> {
         return Ok(());
     }
     let path = format!("/proc/{}/status", holder.pid);
-    let has_rights = || {
-        let status = procfs::read(&path).unwrap_or_default();
-        !WITHOUT_RIGHTS.iter().all(|line| status.split(|byte| *byte == b'\n').any(|has| has == *line))
-    };
-    while has_rights() {
+    loop {
+        let status = procfs::read(&path);
         ensure!(!holder.has_ended()?, "container {} has ended", doc.name()?);
+        let status = status.with_context(|| format!("cannot read {path}"))?;
+        if WITHOUT_RIGHTS.iter().all(|line| status.split(|byte| *byte == b'\n').any(|has| has == *line)) {
+            return Ok(());
+        }
         thread::sleep(MOMENT);
     }
-    Ok(())
 }
 
 /// What /proc/PID/status says of a process with neither capabilities nor calls (proc_pid_status(5)).
