@@ -1,7 +1,7 @@
 //! The private tree: how it is made, and how it goes.
 
 use crate::copy::{self, Copier, Entry, Extent, Verdict, create};
-use crate::edit::{Programs, programs};
+use crate::host::{Programs, programs};
 use crate::manifest::Manifest;
 use crate::select::{Selection, Wish};
 use crate::{image, progress, resolvers, secrets, snapshot, tree, writers};

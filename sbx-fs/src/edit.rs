@@ -1,14 +1,13 @@
 //! What the document says of the file system.
 
 use crate::extra::Extra;
+use crate::host::{Host, programs, shared};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sched::CloneFlags;
 use sbx::rootless::Maps;
 use sbx::storage::{self, Storage};
 use sbx::{Document, namespace};
 use serde_json::{Value, json};
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The size of a tmpfs in KiB: what it gets, and what it must have at the least. All have one: a tmpfs without grows
@@ -57,10 +56,6 @@ const TERMINALS: u32 = 5;
 /// How a tree of the host is shared. Private, because a mount that propagated in later would be writable.
 const SHARED: [&str; 5] = ["rbind", "rro", "ro", "rnodev", "rprivate"];
 
-/// The names beside /usr that programs and libraries are found under: links into /usr, or trees of their own on a
-/// host whose /usr is not merged.
-const PROGRAMS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
-
 /// What the container must not read: the host's hardware, memory, keys and power (CVE-2018-10892, CVE-2020-8694). The
 /// union of what Docker, Podman and systemd-nspawn mask, and what the kernel shows to uid 0 without a capability: the
 /// state and addresses of its memory, and switches of its debugging.
@@ -90,49 +85,6 @@ const MASKED: [&str; 21] = [
 
 /// What root inside could otherwise change for the whole host (CVE-2015-3630). The union likewise.
 const READ_ONLY: [&str; 6] = ["/proc/apm", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
-/// One of the names beside /usr as a host has it.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Programs {
-    /// A link, which the private tree gets too.
-    Link { name: &'static str, target: PathBuf },
-    /// A real directory, which is shared like /usr.
-    Tree { name: &'static str },
-}
-
-/// Which of the names beside /usr there are below `host`, the host's root directory.
-pub fn programs(host: &Path) -> Result<Vec<Programs>> {
-    let mut found = Vec::new();
-    for name in PROGRAMS {
-        let path = host.join(name);
-        match fs::read_link(&path) {
-            Ok(target) => found.push(Programs::Link { name, target }),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            // Not a link.
-            Err(error) if error.kind() == ErrorKind::InvalidInput && path.is_dir() => {
-                found.push(Programs::Tree { name });
-            }
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-        }
-    }
-    Ok(found)
-}
-
-/// The links that a root has which is made of memory, over that of this host or another.
-pub fn links(host: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
-    let programs = programs(host)?.into_iter().filter_map(|found| match found {
-        Programs::Link { name, target } => Some((Path::new("/").join(name), target)),
-        Programs::Tree { .. } => None,
-    });
-    let own = [("/var/run", "/run"), ("/var/lock", "/run/lock"), ("/var/tmp", "/tmp")]
-        .map(|(path, target)| (path.into(), target.into()));
-    Ok(programs.chain(own).collect())
-}
-
-/// Whether a path of a private tree is one of those names.
-pub fn is_programs(path: &Path) -> bool {
-    PROGRAMS.iter().any(|name| path.strip_prefix("/").unwrap_or(path) == Path::new(name))
-}
 
 /// Fills in the directory that the container's root is made from, instead of the host's.
 pub fn base(doc: &mut Document, directory: &Path) -> Result<()> {
@@ -184,7 +136,7 @@ pub fn keep(doc: &mut Document, wish: &Wish, has_tree: bool) -> Result<()> {
 
 /// Fills in root, mounts, and the masked and read-only paths. Mounts of other destinations stay, after ours; those that
 /// are wished for, now or by an earlier layout, come last, and may take the place of one of our memory file systems.
-pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
+pub fn layout(doc: &mut Document, wish: Wish, host: &Host) -> Result<()> {
     let has_tree = doc.get("sbx.clone").is_some();
     keep(doc, &wish, has_tree)?;
     storage::check_ids(doc)?;
@@ -199,8 +151,8 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     let is_memory = Storage::of(doc)? == Storage::Memory;
     let base: Option<PathBuf> = doc.read("sbx.base")?;
     if is_memory || base.is_none() {
-        let of = base.as_deref().unwrap_or(host);
-        for path in shared(of)? {
+        let others = base.as_deref().map(programs).transpose()?;
+        for path in shared(others.as_ref().unwrap_or(&host.programs)) {
             mounts.push(shared_mount(&path, base.as_deref()));
         }
     }
@@ -211,10 +163,10 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
 
     for extra in &extras {
         let size = if extra.fits() { sizes.next() } else { None };
-        mounts.push(extra.mount(host, size)?);
+        mounts.push(extra.mount(&host.root, size)?);
     }
 
-    let masked: Vec<String> = MASKED.into_iter().map(str::to_owned).chain(thermal_throttles(host)).collect();
+    let masked: Vec<String> = MASKED.into_iter().map(str::to_owned).chain(host.throttles.iter().cloned()).collect();
     if is_memory {
         // Nothing is kept of it, so nothing is to be written but where something else is mounted.
         doc.set("root.readonly", true)?;
@@ -227,15 +179,6 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Path) -> Result<()> {
     doc.set("linux.readonlyPaths", json!(READ_ONLY))
 }
 
-/// The host's programs, as containers have them.
-fn shared(host: &Path) -> Result<impl Iterator<Item = String>> {
-    let split = programs(host)?.into_iter().filter_map(|found| match found {
-        Programs::Tree { name } => Some(format!("/{name}")),
-        Programs::Link { .. } => None,
-    });
-    Ok(["/usr".to_owned()].into_iter().chain(split))
-}
-
 /// A tree of the host's, or of another root's, at the same place inside.
 fn shared_mount(path: &str, root: Option<&Path>) -> Value {
     let source = format!("{}{path}", root.map(Path::to_string_lossy).unwrap_or_default());
@@ -243,12 +186,12 @@ fn shared_mount(path: &str, root: Option<&Path>) -> Value {
 }
 
 /// What a container of this wish has mounts of, as far as it is there yet: directories and files of the host's.
-pub fn sources(wish: &Wish, host: &Path) -> Result<Vec<PathBuf>> {
+pub fn sources(wish: &Wish, host: &Host) -> Vec<PathBuf> {
     // What is yet to be made will be on the file system of what it is made in.
     let kept = wish.path.clone().unwrap_or_else(sbx::store::state_dir);
     let kept = kept.ancestors().find(|path| path.exists()).map(Path::to_owned);
     let binds = wish.mounts.iter().filter_map(Extra::of_the_host).filter(|path| path.exists());
-    Ok(shared(host)?.map(PathBuf::from).chain(kept).chain(binds.map(Path::to_owned)).collect())
+    shared(&host.programs).map(PathBuf::from).chain(kept).chain(binds.map(Path::to_owned)).collect()
 }
 
 fn destination(mount: &Value) -> Option<PathBuf> {
@@ -320,24 +263,17 @@ fn fit(sizes: &[&Size], limit: Option<i64>, extra: u64) -> Result<Vec<u64>> {
     Ok(sizes.iter().map(|size| share(size) / PAGE * PAGE).collect())
 }
 
-/// How often each processor was throttled tells what other containers do; OCI's masks know no wildcard.
-fn thermal_throttles(host: &Path) -> Vec<String> {
-    const CPUS: &str = "sys/devices/system/cpu";
-    // A kernel without the directory has nothing to mask.
-    let cpus = fs::read_dir(host.join(CPUS)).into_iter().flatten().flatten();
-    let is_number = |name: &str| name.strip_prefix("cpu").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
-    let names = cpus.filter_map(|cpu| cpu.file_name().into_string().ok()).filter(|name| is_number(name));
-    let found = names.map(|name| format!("/{CPUS}/{name}/thermal_throttle"));
-    let mut found: Vec<String> = found.filter(|path| host.join(&path[1..]).is_dir()).collect();
-    found.sort();
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Programs;
     use crate::scratch::Scratch;
+    use std::fs;
     use std::os::unix::fs::symlink;
+
+    fn lay_out(doc: &mut Document, wish: Wish, root: &Path) -> Result<()> {
+        layout(doc, wish, &Host::at(root)?)
+    }
 
     fn document(text: &str) -> Document {
         Document::parse(text.as_bytes()).expect("document")
@@ -365,7 +301,7 @@ mod tests {
             symlink(target, merged.path().join(name)).expect("link");
         }
         let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
-        layout(&mut doc, Wish::default(), merged.path()).expect("layout");
+        lay_out(&mut doc, Wish::default(), merged.path()).expect("layout");
         assert_eq!(shared(&doc), ["/usr"]);
 
         let split = Scratch::new("split");
@@ -374,7 +310,7 @@ mod tests {
         }
         symlink("lib64", split.path().join("lib32")).expect("link");
         let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
-        layout(&mut doc, Wish::default(), split.path()).expect("layout");
+        lay_out(&mut doc, Wish::default(), split.path()).expect("layout");
         assert_eq!(shared(&doc), ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/libx32"]);
         let found = programs(split.path()).expect("programs");
         assert!(found.contains(&Programs::Link { name: "lib32", target: "lib64".into() }));
@@ -386,13 +322,13 @@ mod tests {
         let text = r#"{"sbx":{"name":"x"},"root":{"readonly":false},"mounts":[
             {"destination":"/srv/www","type":"bind","source":"/srv/www","x":1},{"destination":"/tmp/","type":"tmpfs"}]}"#;
         let mut doc = document(text);
-        layout(&mut doc, Wish::default(), host.path()).expect("layout");
+        lay_out(&mut doc, Wish::default(), host.path()).expect("layout");
         let all: Vec<Value> = doc.require("mounts").expect("mounts");
         assert_eq!(all.len(), MOUNTS.len() + 2);
         assert_eq!(all.last().map(|mount| mount["x"].clone()), Some(json!(1)));
         assert_eq!(doc.get("root.readonly").as_deref(), Some("false"));
         let mut again = doc.clone();
-        layout(&mut again, Wish::default(), host.path()).expect("layout");
+        lay_out(&mut again, Wish::default(), host.path()).expect("layout");
         assert_eq!(again, doc);
     }
 
@@ -403,7 +339,7 @@ mod tests {
         let wish = |text: &str| text.parse::<Extra>().expect(text);
         let mut doc = document(r#"{"sbx":{"name":"x"},"linux":{"resources":{"memory":{"limit":134217728}}}}"#);
         let wishes = vec![wish("ram:/tmp=40M"), wish("host-bind:/srv=/none"), wish("host-bind:/srv=/data")];
-        layout(&mut doc, mounts_wished(wishes), host.path()).expect("layout");
+        lay_out(&mut doc, mounts_wished(wishes), host.path()).expect("layout");
         let all = mounts(&doc);
         let tmp: Vec<_> = all.iter().filter(|(path, ..)| path == "/tmp").collect();
         assert_eq!(tmp.len(), 1);
@@ -414,15 +350,15 @@ mod tests {
         assert!(all.iter().filter_map(|(_, _, options)| size(options)).sum::<u64>() <= 64 << 10);
         assert_eq!(doc.get("sbx.mounts").as_deref(), Some(r#"["ram:/tmp=40M","host-bind:/srv=/data"]"#));
         let mut again = doc.clone();
-        layout(&mut again, Wish::default(), host.path()).expect("layout");
+        lay_out(&mut again, Wish::default(), host.path()).expect("layout");
         assert_eq!(again, doc);
-        let error = layout(&mut again, mounts_wished(vec![wish("ram:/tmp=80M")]), host.path())
+        let error = lay_out(&mut again, mounts_wished(vec![wish("ram:/tmp=80M")]), host.path())
             .expect_err("too large")
             .to_string();
         assert!(error.contains("too small"), "{error}");
         let most = ["ram:/srv=9223372036854775807", "ram:/mnt=9223372036854775807"].map(wish).into();
-        assert!(layout(&mut again, mounts_wished(most), host.path()).is_err());
-        assert!(layout(&mut again, mounts_wished(vec![wish("host-bind:/mnt=/none")]), host.path()).is_err());
+        assert!(lay_out(&mut again, mounts_wished(most), host.path()).is_err());
+        assert!(lay_out(&mut again, mounts_wished(vec![wish("host-bind:/mnt=/none")]), host.path()).is_err());
     }
 
     #[test]
@@ -430,7 +366,7 @@ mod tests {
         let host = Scratch::new("base");
         let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
         base(&mut doc, host.path()).expect("base");
-        layout(&mut doc, Wish::default(), "/".as_ref()).expect("layout");
+        lay_out(&mut doc, Wish::default(), "/".as_ref()).expect("layout");
         assert_eq!(shared(&doc), [""; 0]);
         for bad in ["/", "/..", "/no/such", "/proc/version"] {
             assert!(base(&mut doc, bad.as_ref()).is_err(), "{bad}");
@@ -460,7 +396,7 @@ mod tests {
         let host = Scratch::new("cgroup");
         for (names, expected) in [(r#"["a.service"]"#, "rw"), ("[]", "ro"), ("null", "ro")] {
             let mut doc = document(&format!(r#"{{"sbx":{{"name":"x","unit":{{"names":{names}}}}}}}"#));
-            layout(&mut doc, Wish::default(), host.path()).expect("layout");
+            lay_out(&mut doc, Wish::default(), host.path()).expect("layout");
             let cgroup = mounts(&doc).into_iter().find(|(_, kind, _)| kind == "cgroup").expect("cgroup");
             assert_eq!(cgroup.2.last().map(String::as_str), Some(expected));
         }
@@ -489,7 +425,7 @@ mod tests {
             fs::create_dir_all(host.path().join("sys/devices/system/cpu").join(cpu)).expect("directory");
         }
         let mut doc = document(r#"{"sbx":{"name":"x"}}"#);
-        layout(&mut doc, Wish::default(), host.path()).expect("layout");
+        lay_out(&mut doc, Wish::default(), host.path()).expect("layout");
         let masked: Vec<String> = doc.require("linux.maskedPaths").expect("masked");
         assert_eq!(masked.len(), MASKED.len() + 2);
         assert!(masked.contains(&"/sys/devices/system/cpu/cpu1/thermal_throttle".to_owned()));

@@ -9,6 +9,7 @@ mod content;
 mod copy;
 pub mod edit;
 mod extra;
+pub mod host;
 mod image;
 pub mod look;
 pub mod manifest;

@@ -4,6 +4,7 @@ use anyhow::Result;
 use lexopt::Parser;
 use sbx::Name;
 use sbx::tool::{self, Argument, Filter, Tool, Usage};
+use sbx_fs::host::Host;
 use sbx_fs::{apply, archive, clone, edit, mount, resize, select, upgrade};
 use serde_json::json;
 use std::io::{self, BufReader, BufWriter, IsTerminal};
@@ -130,7 +131,8 @@ fn wish(filter: &mut Filter, options: &mut Parser) -> Result<Option<edit::Wish>>
 fn layout(options: &mut Parser) -> Result<()> {
     let mut filter = Filter::edit();
     let wish = wish(&mut filter, options)?.unwrap_or_default();
-    filter.run(|doc, _| edit::layout(doc, wish, "/".as_ref()))
+    let host = Host::at("/".as_ref());
+    filter.run(|doc, _| edit::layout(doc, wish, &host?))
 }
 
 fn mount(options: &mut Parser) -> Result<()> {
@@ -138,9 +140,12 @@ fn mount(options: &mut Parser) -> Result<()> {
     let wish = wish(&mut filter, options)?;
     // While the steps before this one are at work. If one of them fails there is nothing more to be said.
     let here = mount::Here::look(wish.as_ref());
+    let laid_out = wish.map(|wish| Host::at("/".as_ref()).map(|host| (wish, host)));
     let mut rest = None;
     filter.run(|doc, act| {
-        wish.map_or(Ok(()), |wish| edit::layout(doc, wish, "/".as_ref()))?;
+        if let Some((wish, host)) = laid_out.transpose()? {
+            edit::layout(doc, wish, &host)?;
+        }
         rest = Some(mount::mount(doc, here?, act)?);
         Ok(())
     })
@@ -154,7 +159,7 @@ fn idmap(options: &mut Parser) -> Result<()> {
         }
     }
     let wish = wish.unwrap_or_default();
-    let refused = mount::without_ids(&edit::sources(&wish, "/".as_ref())?)?;
+    let refused = mount::without_ids(&edit::sources(&wish, &Host::at("/".as_ref())?))?;
     let overlay = wish.store.unwrap_or_default().can_map_ids().err().map(|error| ("sbx.store".into(), error));
     let refused = overlay.into_iter().chain(refused);
     let refused: Vec<_> = refused.map(|(what, why)| json!({ "what": what, "why": format!("{why:#}") })).collect();

@@ -15,7 +15,7 @@ use crate::extra::Extra;
 use anyhow::{Context, Error, Result, bail, ensure};
 use file_system::FileSystem;
 use nix::sched::CloneFlags;
-use plan::{Attributes, Bind, Host, Image, Mount, Plan, ReadOnly, Source};
+use plan::{Attributes, Bind, Image, Kernel, Mount, Plan, ReadOnly, Source};
 use root::{Mask, Root};
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, makedev, openat2};
 use rustix::io::Errno;
@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 /// What is wanted of the host whatever the document says.
 #[derive(Debug)]
 pub struct Here {
-    host: Host,
+    kernel: Kernel,
     procfs: Procfs,
     nobody: Option<OwnedFd>,
 }
@@ -45,7 +45,7 @@ impl Here {
         let procfs = Procfs::open()?;
         let has_nobodys = wish.is_some_and(|wish| wish.mounts.iter().any(Extra::is_nobodys));
         let nobody = has_nobodys.then(|| namespace::unused_users(&procfs, NOBODYS)).transpose()?;
-        Ok(Self { host: Host::here(), procfs, nobody })
+        Ok(Self { kernel: Kernel::here(), procfs, nobody })
     }
 }
 
@@ -53,8 +53,8 @@ impl Here {
 /// time to close, as the kernel makes wait for a mount that is attached nowhere.
 pub fn mount(doc: &Document, here: Here, act: bool) -> Result<Procfs> {
     let name = doc.name()?;
-    let Here { host, procfs, mut nobody } = here;
-    let plan = Plan::of(doc, &host)?;
+    let Here { kernel, procfs, mut nobody } = here;
+    let plan = Plan::of(doc, &kernel)?;
     let is_nobodys = |mount: &Mount| matches!(&mount.source, Source::Bind(Bind { nobodys: true, .. }));
     if nobody.is_none() && plan.mounts.iter().any(is_nobodys) {
         nobody = Some(namespace::unused_users(&procfs, NOBODYS)?);

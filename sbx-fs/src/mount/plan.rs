@@ -1,8 +1,9 @@
 //! What the document asks to be mounted: understood, or refused, before anything is touched.
 
 use super::file_system::{FileSystem, Owner};
-use crate::edit::{has_init, links};
+use crate::edit::has_init;
 use crate::extra::{INSIDE, LOOP, NOBODY};
+use crate::host::links;
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc::{
     self, MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
@@ -59,9 +60,9 @@ const LINKS: [(&str, &str); 5] = [
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
 
-/// What matters of the host.
+/// What the kernel of the host has, and where.
 #[derive(Debug, Default)]
-pub struct Host {
+pub struct Kernel {
     /// Whether SELinux is on.
     selinux: bool,
     /// Whether there are cgroup v1 hierarchies, and systemd's among them.
@@ -71,8 +72,8 @@ pub struct Host {
     unified: bool,
 }
 
-impl Host {
-    /// The host that this runs on: its cgroups are where systemd has them, and every other init.
+impl Kernel {
+    /// Of the host that this runs on: its cgroups are where systemd has them, and every other init.
     pub fn here() -> Self {
         let is = |place: &str, kind: i64| statfs(place).is_ok_and(|there| there.f_type == kind);
         let cgroup2 = |place: &str| is(place, libc::CGROUP2_SUPER_MAGIC);
@@ -277,14 +278,14 @@ struct Entry {
 
 impl Plan {
     /// Reads and checks the document.
-    pub fn of(doc: &Document, host: &Host) -> Result<Self> {
+    pub fn of(doc: &Document, kernel: &Kernel) -> Result<Self> {
         let paths = |field: &str| -> Result<Vec<PathBuf>> {
             let paths: Vec<PathBuf> = doc.read(field)?.unwrap_or_default();
             paths.iter().try_for_each(|path| check(path)).with_context(|| field.to_owned())?;
             Ok(paths)
         };
         let label: Option<String> = doc.read("linux.mountLabel")?;
-        let owner = Owner { label: label.as_deref().filter(|_| host.selinux), ids: Ids::of(doc)? };
+        let owner = Owner { label: label.as_deref().filter(|_| kernel.selinux), ids: Ids::of(doc)? };
         storage::check_ids(doc)?;
         let is_memory = Storage::of(doc)? == Storage::Memory;
         let base = doc.read("sbx.base")?.unwrap_or_else(|| PathBuf::from("/"));
@@ -305,7 +306,7 @@ impl Plan {
         let entries: Vec<Entry> = doc.read("mounts")?.unwrap_or_default();
         for entry in entries {
             let destination = entry.destination.display().to_string();
-            plan.take(entry, host, owner).with_context(|| format!("mounts: {destination}"))?;
+            plan.take(entry, kernel, owner).with_context(|| format!("mounts: {destination}"))?;
         }
         Ok(plan)
     }
@@ -313,7 +314,7 @@ impl Plan {
     fn take(
         &mut self,
         Entry { destination, kind, source, options }: Entry,
-        host: &Host,
+        kernel: &Kernel,
         owner: Owner<'_>,
     ) -> Result<()> {
         check(&destination)?;
@@ -351,7 +352,7 @@ impl Plan {
                 },
             );
         } else if kind == "cgroup" {
-            self.cgroup(destination, attributes, host, owner)?;
+            self.cgroup(destination, attributes, kernel, owner)?;
         } else {
             let device_nodes = kind == "tmpfs" && destination == Path::new("/dev");
             self.push(destination, Source::FileSystem(FileSystem::new(kind, &parameters, attributes, owner)?));
@@ -367,9 +368,9 @@ impl Plan {
 
     /// The cgroup file systems of a container: on a host with v1 hierarchies a directory with what systemd needs to
     /// run, its own named hierarchy and the v2 one, and nothing for others. The controllers are not its business.
-    fn cgroup(&mut self, at: PathBuf, attributes: Attributes, host: &Host, owner: Owner<'_>) -> Result<()> {
-        if !host.v1 {
-            ensure!(host.unified, "the host has no cgroup file system");
+    fn cgroup(&mut self, at: PathBuf, attributes: Attributes, kernel: &Kernel, owner: Owner<'_>) -> Result<()> {
+        if !kernel.v1 {
+            ensure!(kernel.unified, "the host has no cgroup file system");
             let unified = FileSystem::new("cgroup2", &[], attributes, owner)?;
             self.push(at, Source::FileSystem(unified));
             return Ok(());
@@ -379,11 +380,11 @@ impl Plan {
         }
         let directory = FileSystem::new("tmpfs", &["mode=755"], attributes.clone().with(&["ro"]), owner)?;
         self.push(at.clone(), Source::FileSystem(directory));
-        if host.systemd {
+        if kernel.systemd {
             let systemd = FileSystem::new("cgroup", &["none", "name=systemd"], attributes.clone(), owner)?;
             self.push(at.join("systemd"), Source::FileSystem(systemd));
         }
-        if host.unified {
+        if kernel.unified {
             let unified = FileSystem::new("cgroup2", &[], attributes, owner)?;
             self.push(at.join("unified"), Source::FileSystem(unified));
         }

@@ -1,14 +1,14 @@
 use super::*;
 
 const INIT: &str = r#""sbx":{"unit":{"init":"systemd"}}"#;
-const HYBRID: Host = Host { selinux: false, v1: true, systemd: true, unified: true };
+const HYBRID: Kernel = Kernel { selinux: false, v1: true, systemd: true, unified: true };
 
-fn plan(text: &str, host: &Host) -> Result<Plan> {
-    Plan::of(&Document::parse(text.as_bytes()).expect("document"), host)
+fn plan(text: &str, kernel: &Kernel) -> Result<Plan> {
+    Plan::of(&Document::parse(text.as_bytes()).expect("document"), kernel)
 }
 
-fn mounts(mount: &str, host: &Host) -> Result<Vec<Mount>> {
-    plan(&format!(r#"{{"root":{{"path":"/r"}},"mounts":[{mount}],{INIT}}}"#), host).map(|plan| plan.mounts)
+fn mounts(mount: &str, kernel: &Kernel) -> Result<Vec<Mount>> {
+    plan(&format!(r#"{{"root":{{"path":"/r"}},"mounts":[{mount}],{INIT}}}"#), kernel).map(|plan| plan.mounts)
 }
 
 #[test]
@@ -54,9 +54,9 @@ fn a_container_sees_of_the_cgroups_what_the_host_has_and_no_controllers() {
         mounts.expect("mounts").iter().map(Mount::to_string).collect()
     };
     assert_eq!(shown(HYBRID), ["tmpfs on /c", "cgroup on /c/systemd", "cgroup2 on /c/unified"]);
-    assert_eq!(shown(Host { systemd: false, unified: false, ..HYBRID }), ["tmpfs on /c"]);
-    assert_eq!(shown(Host { v1: false, ..HYBRID }), ["cgroup2 on /c"]);
-    assert!(mounts(r#"{"destination":"/c","type":"cgroup"}"#, &Host::default()).is_err());
+    assert_eq!(shown(Kernel { systemd: false, unified: false, ..HYBRID }), ["tmpfs on /c"]);
+    assert_eq!(shown(Kernel { v1: false, ..HYBRID }), ["cgroup2 on /c"]);
+    assert!(mounts(r#"{"destination":"/c","type":"cgroup"}"#, &Kernel::default()).is_err());
     let without_init = plan(r#"{"root":{"path":"/r"},"mounts":[{"destination":"/c","type":"cgroup"}]}"#, &HYBRID);
     assert_eq!(without_init.expect("plan").mounts.len(), 0);
 }
@@ -77,7 +77,7 @@ fn a_label_is_for_the_file_systems_that_take_one_where_selinux_is_on() {
         let plan = plan(text, &host).expect("plan");
         plan.mounts.iter().map(|mount| format!("{:?}", mount.source).contains("c1,c2")).collect()
     };
-    assert_eq!(labels(Host { selinux: true, ..HYBRID }), [false, true]);
+    assert_eq!(labels(Kernel { selinux: true, ..HYBRID }), [false, true]);
     assert_eq!(labels(HYBRID), [false, false]);
 }
 
