@@ -1,7 +1,7 @@
 //! What the document says of the file system.
 
 use crate::extra::Extra;
-use crate::host::{Host, programs, shared};
+use crate::host::{Host, shared};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sched::CloneFlags;
 use sbx::rootless::Maps;
@@ -151,8 +151,7 @@ pub fn layout(doc: &mut Document, wish: Wish, host: &Host) -> Result<()> {
     let is_memory = Storage::of(doc)? == Storage::Memory;
     let base: Option<PathBuf> = doc.read("sbx.base")?;
     if is_memory || base.is_none() {
-        let others = base.as_deref().map(programs).transpose()?;
-        for path in shared(others.as_ref().unwrap_or(&host.programs)) {
+        for path in shared(&host.programs(base.as_deref())?) {
             mounts.push(shared_mount(&path, base.as_deref()));
         }
     }
@@ -186,12 +185,12 @@ fn shared_mount(path: &str, root: Option<&Path>) -> Value {
 }
 
 /// What a container of this wish has mounts of, as far as it is there yet: directories and files of the host's.
-pub fn sources(wish: &Wish, host: &Host) -> Vec<PathBuf> {
+pub fn sources(wish: &Wish, host: &Host) -> Result<Vec<PathBuf>> {
     // What is yet to be made will be on the file system of what it is made in.
     let kept = wish.path.clone().unwrap_or_else(sbx::store::state_dir);
     let kept = kept.ancestors().find(|path| path.exists()).map(Path::to_owned);
     let binds = wish.mounts.iter().filter_map(Extra::of_the_host).filter(|path| path.exists());
-    shared(&host.programs).map(PathBuf::from).chain(kept).chain(binds.map(Path::to_owned)).collect()
+    Ok(shared(&host.programs(None)?).map(PathBuf::from).chain(kept).chain(binds.map(Path::to_owned)).collect())
 }
 
 fn destination(mount: &Value) -> Option<PathBuf> {
@@ -266,7 +265,7 @@ fn fit(sizes: &[&Size], limit: Option<i64>, extra: u64) -> Result<Vec<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::Programs;
+    use crate::host::{Programs, programs};
     use crate::scratch::Scratch;
     use std::fs;
     use std::os::unix::fs::symlink;

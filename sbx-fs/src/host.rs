@@ -1,16 +1,17 @@
 //! What a container has of its host whatever its document says: the names of programs, and of what is hidden.
 
 use anyhow::{Context, Result};
+use std::borrow::Cow;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// A host as a layout finds it, which may be before there is a document.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Host {
     /// Its root directory.
     pub root: PathBuf,
-    pub programs: Vec<Programs>,
+    programs: Vec<Programs>,
     /// What of its processors is to be masked.
     pub throttles: Vec<String>,
 }
@@ -19,6 +20,11 @@ impl Host {
     pub fn at(root: &Path) -> Result<Self> {
         Ok(Self { root: root.to_owned(), programs: programs(root)?, throttles: thermal_throttles(root) })
     }
+
+    /// The names beside /usr that it has, or another root in its place.
+    pub fn programs(&self, other: Option<&Path>) -> Result<Cow<'_, [Programs]>> {
+        other.map_or(Ok(Cow::Borrowed(&self.programs)), |root| programs(root).map(Cow::Owned))
+    }
 }
 
 /// The names beside /usr that programs and libraries are found under: links into /usr, or trees of their own on a
@@ -26,7 +32,7 @@ impl Host {
 const PROGRAMS: [&str; 6] = ["bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 /// One of the names beside /usr as a host has it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Programs {
     /// A link, which the private tree gets too.
     Link { name: &'static str, target: PathBuf },
@@ -52,15 +58,15 @@ pub fn programs(host: &Path) -> Result<Vec<Programs>> {
     Ok(found)
 }
 
-/// The links that a root has which is made of memory, over that of this host or another.
-pub fn links(host: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
-    let programs = programs(host)?.into_iter().filter_map(|found| match found {
-        Programs::Link { name, target } => Some((Path::new("/").join(name), target)),
+/// The links that a root has which is made of memory, over that with these programs.
+pub fn links(programs: &[Programs]) -> Vec<(PathBuf, PathBuf)> {
+    let programs = programs.iter().filter_map(|found| match found {
+        Programs::Link { name, target } => Some((Path::new("/").join(name), target.clone())),
         Programs::Tree { .. } => None,
     });
     let own = [("/var/run", "/run"), ("/var/lock", "/run/lock"), ("/var/tmp", "/tmp")]
         .map(|(path, target)| (path.into(), target.into()));
-    Ok(programs.chain(own).collect())
+    programs.chain(own).collect()
 }
 
 /// Whether a path of a private tree is one of those names.

@@ -140,13 +140,11 @@ fn mount(options: &mut Parser) -> Result<()> {
     let wish = wish(&mut filter, options)?;
     // While the steps before this one are at work. If one of them fails there is nothing more to be said.
     let here = mount::Here::look(wish.as_ref());
-    let laid_out = wish.map(|wish| Host::at("/".as_ref()).map(|host| (wish, host)));
     let mut rest = None;
     filter.run(|doc, act| {
-        if let Some((wish, host)) = laid_out.transpose()? {
-            edit::layout(doc, wish, &host)?;
-        }
-        rest = Some(mount::mount(doc, here?, act)?);
+        let here = here?;
+        wish.map_or(Ok(()), |wish| edit::layout(doc, wish, &here.host))?;
+        rest = Some(mount::mount(doc, here, act)?);
         Ok(())
     })
 }
@@ -159,7 +157,7 @@ fn idmap(options: &mut Parser) -> Result<()> {
         }
     }
     let wish = wish.unwrap_or_default();
-    let refused = mount::without_ids(&edit::sources(&wish, &Host::at("/".as_ref())?))?;
+    let refused = mount::without_ids(&edit::sources(&wish, &Host::at("/".as_ref())?)?)?;
     let overlay = wish.store.unwrap_or_default().can_map_ids().err().map(|error| ("sbx.store".into(), error));
     let refused = overlay.into_iter().chain(refused);
     let refused: Vec<_> = refused.map(|(what, why)| json!({ "what": what, "why": format!("{why:#}") })).collect();

@@ -12,6 +12,7 @@ mod verify;
 
 use crate::edit::Wish;
 use crate::extra::Extra;
+use crate::host::Host;
 use anyhow::{Context, Error, Result, bail, ensure};
 use file_system::FileSystem;
 use nix::sched::CloneFlags;
@@ -33,6 +34,8 @@ use std::path::{Path, PathBuf};
 /// What is wanted of the host whatever the document says.
 #[derive(Debug)]
 pub struct Here {
+    /// What a layout takes from it.
+    pub host: Host,
     kernel: Kernel,
     procfs: Procfs,
     nobody: Option<OwnedFd>,
@@ -45,7 +48,7 @@ impl Here {
         let procfs = Procfs::open()?;
         let has_nobodys = wish.is_some_and(|wish| wish.mounts.iter().any(Extra::is_nobodys));
         let nobody = has_nobodys.then(|| namespace::unused_users(&procfs, NOBODYS)).transpose()?;
-        Ok(Self { kernel: Kernel::here(), procfs, nobody })
+        Ok(Self { host: Host::at("/".as_ref())?, kernel: Kernel::here(), procfs, nobody })
     }
 }
 
@@ -53,8 +56,8 @@ impl Here {
 /// time to close, as the kernel makes wait for a mount that is attached nowhere.
 pub fn mount(doc: &Document, here: Here, act: bool) -> Result<Procfs> {
     let name = doc.name()?;
-    let Here { kernel, procfs, mut nobody } = here;
-    let plan = Plan::of(doc, &kernel)?;
+    let Here { host, kernel, procfs, mut nobody } = here;
+    let plan = Plan::of(doc, &kernel, &host)?;
     let is_nobodys = |mount: &Mount| matches!(&mount.source, Source::Bind(Bind { nobodys: true, .. }));
     if nobody.is_none() && plan.mounts.iter().any(is_nobodys) {
         nobody = Some(namespace::unused_users(&procfs, NOBODYS)?);

@@ -3,7 +3,7 @@
 use super::file_system::{FileSystem, Owner};
 use crate::edit::has_init;
 use crate::extra::{INSIDE, LOOP, NOBODY};
-use crate::host::links;
+use crate::host::{Host, links};
 use anyhow::{Context, Result, bail, ensure};
 use nix::libc::{
     self, MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
@@ -278,7 +278,7 @@ struct Entry {
 
 impl Plan {
     /// Reads and checks the document.
-    pub fn of(doc: &Document, kernel: &Kernel) -> Result<Self> {
+    pub fn of(doc: &Document, kernel: &Kernel, host: &Host) -> Result<Self> {
         let paths = |field: &str| -> Result<Vec<PathBuf>> {
             let paths: Vec<PathBuf> = doc.read(field)?.unwrap_or_default();
             paths.iter().try_for_each(|path| check(path)).with_context(|| field.to_owned())?;
@@ -288,7 +288,7 @@ impl Plan {
         let owner = Owner { label: label.as_deref().filter(|_| kernel.selinux), ids: Ids::of(doc)? };
         storage::check_ids(doc)?;
         let is_memory = Storage::of(doc)? == Storage::Memory;
-        let base = doc.read("sbx.base")?.unwrap_or_else(|| PathBuf::from("/"));
+        let base: Option<PathBuf> = doc.read("sbx.base")?;
         let root: PathBuf = doc.require("root.path")?;
         ensure!(root.is_absolute(), "root.path: {} is not absolute", root.display());
         let mut plan = Self {
@@ -296,7 +296,7 @@ impl Plan {
             root: Bind::tree(root, Attributes::of(&["rnodev"])),
             read_only_root: doc.read("root.readonly")?.unwrap_or(false),
             mounts: Vec::new(),
-            first_links: if is_memory { links(&base)? } else { Vec::new() },
+            first_links: if is_memory { links(&host.programs(base.as_deref())?) } else { Vec::new() },
             links: Vec::new(),
             read_only: paths("linux.readonlyPaths")?,
             masked: paths("linux.maskedPaths")?,

@@ -4,7 +4,7 @@ const INIT: &str = r#""sbx":{"unit":{"init":"systemd"}}"#;
 const HYBRID: Kernel = Kernel { selinux: false, v1: true, systemd: true, unified: true };
 
 fn plan(text: &str, kernel: &Kernel) -> Result<Plan> {
-    Plan::of(&Document::parse(text.as_bytes()).expect("document"), kernel)
+    Plan::of(&Document::parse(text.as_bytes()).expect("document"), kernel, &Host::default())
 }
 
 fn mounts(mount: &str, kernel: &Kernel) -> Result<Vec<Mount>> {
