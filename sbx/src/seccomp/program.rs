@@ -135,6 +135,7 @@ impl Backwards {
         })
     }
 
+    /// Goes on at one place if a condition holds, and at another if it does not.
     fn decide_on(&mut self, condition: &Condition, holds: usize, fails: usize) -> usize {
         let is_negated = matches!(condition.op, Op::Ne | Op::Lt | Op::Le);
         let (holds, fails) = if is_negated { (fails, holds) } else { (holds, fails) };
