@@ -225,7 +225,7 @@ fn each_attack_of_the_table_has_its_test_or_the_reason_why_there_is_none() {
         assert_eq!(missing, None, "{row}");
         assert!(!names.is_empty() || cves(row).is_subset(&cves(&security)), "{row}");
     }
-    let headings = attacks.lines().filter(|line| line.starts_with("// CVE-"));
+    let headings = tests.lines().filter(|line| line.starts_with("// CVE-"));
     let told = headings.flat_map(cves).collect::<BTreeSet<_>>();
     assert!(told.is_subset(&cves(&rows.concat())), "{told:?}");
 }
