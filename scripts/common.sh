@@ -35,7 +35,16 @@ wrong_usage() { # MESSAGE
 }
 
 has_value() { # OPTION [VALUE...]
-    [ $# -ge 2 ] || wrong_usage "option $1 needs a value"
+    [ -n "${2-}" ] || wrong_usage "option $1 needs a value"
+}
+
+no_value() { # OPTION=VALUE
+    wrong_usage "option ${1%%=*} takes no value"
+}
+
+version() { # of the tools, which is this script's too
+    numbers=$(sbx-exec --version)
+    printf '%s %s\n' "${0##*/}" "${numbers#* }"
 }
 
 check_name() { # NAME: what every tool takes as one
@@ -57,6 +66,13 @@ begun() { [ -e "$(intent "$1")" ]; }
 # The lock is descriptor 9, until the script and all steps that it has started have ended. What they leave running does
 # not have it: a holder closes all that it inherits.
 open_lock() { # NAME
+    # Where all may make files, such a place could be another's, who would choose what is written to by its name.
+    case $runtime in
+    "/tmp/sbx-$caller/"*)
+        (umask 077 && mkdir -- "/tmp/sbx-$caller" 2>/dev/null) || :
+        if [ -L "/tmp/sbx-$caller" ] || [ ! -O "/tmp/sbx-$caller" ]; then die "/tmp/sbx-$caller is another's"; fi
+        ;;
+    esac
     [ -d "$runtime" ] || (umask 077 && mkdir -p -- "$runtime")
     exec 9>>"$(lock_file "$1")"
 }

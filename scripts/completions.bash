@@ -77,7 +77,7 @@ declare -gA _sbx_takes=(
     [virt-sandbox-service enable]='-h --help NAME'
     [virt-sandbox-service disable]='-h --help NAME'
     [virt-sandbox-service list]='-r --running -h --help'
-    [virt-sandbox-service execute]='--user=ANY --cwd=ANY --env=ANY -C=COMMAND --command=COMMAND -h --help NAME'
+    [virt-sandbox-service execute]='--user=ANY --cwd=ANY --env=ANY -C=COMMAND --command=COMMAND -N --noseclabel -h --help NAME'
     [virt-sandbox-service connect]='-h --help NAME'
     [virt-sandbox-service reload]='-u=UNIT --unitfile=UNIT -h --help NAME'
     [virt-sandbox-service refresh]='-h --help NAME'

@@ -122,6 +122,10 @@ fn wrong_usage_exits_2_and_help_0() {
         format!("execute {name}"),
         "reload".into(),
         "list everything".into(),
+        format!("create --copy={name} -- /bin/true"),
+        format!("clone --force={name} {name}"),
+        format!("import --device={name}"),
+        format!("create --uid= {name} -- /bin/true"),
     ];
     for line in wrong {
         refused(&host, 2, "virt-sandbox-service", &[], || host.service(&line));

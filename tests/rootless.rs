@@ -180,5 +180,13 @@ fn what_only_root_can_give_an_ordinary_user_is_refused_by_name() {
     users.0.bash("mkdir -m 777 /home/bobs && chown bob: /home/bobs").ok();
     let refused = users.alice("XDG_RUNTIME_DIR=/home/bobs virt-sandbox -n box -- true").assert_code(125);
     assert!(refused.stderr.contains("others can change /home/bobs"), "{refused}");
+    // Nor is one at a name that everybody knows.
+    let ways = ["ln -s /home/alice $place", "mkdir $place && chown bob $place"];
+    for way in ways {
+        users.0.bash(&format!("place=/tmp/sbx-$(id -u alice); rm -rf $place; {way}")).ok();
+        let refused = users.alice("unset XDG_RUNTIME_DIR; virt-sandbox -n box -- true").assert_code(1);
+        assert!(refused.stderr.contains("is another's"), "{refused}");
+    }
+    assert_eq!(users.0.bash("ls /home/alice; rm -rf /tmp/sbx-$(id -u alice)").ok().text(), "run");
     users.assert_nothing_left();
 }

@@ -111,7 +111,10 @@ fn it_is_called_in_any_way_and_hands_on_what_it_is_given() {
         let outcome = host.run([&["bash", "-c", &script.replace("CALL", call), "bash"], &odd[..]].concat(), "").ok();
         assert_eq!(String::from_utf8_lossy(&outcome.stdout), expected, "{call}");
     }
-    host.bash("virt-sandbox -n '' true").assert_code(2);
+    for wrong in ["-n '' true", "-S '' true", "--tmp= true", "--privileged=/usr/bin/id", "--shell=no true"] {
+        let refused = host.bash(&format!("virt-sandbox {wrong}")).assert_code(2);
+        assert!(refused.stderr.contains(" value\n") || refused.stderr.contains("takes no value"), "{refused}");
+    }
     assert_eq!(host.bash("echo said | virt-sandbox -i /tmp/x=/dev/stdin -- cat /tmp/x").ok().text(), "said");
     // Children of the caller's, which it takes the place of, are not waited for.
     host.bash("sh -c 'sleep 1006 & echo $! >child; exec virt-sandbox -- true'; kill $(cat child); rm child").ok();
@@ -156,6 +159,13 @@ fn what_is_bound_is_the_hosts_and_what_is_included_is_copied_from_inside() {
     symlink(host.path("tmp/outside"), host.path("tmp/scratch/link")).expect("a link");
     let refused = host.bash("virt-sandbox --home scratch -i $HOME/link/foo=$PWD/foo -- true").assert_code(125);
     assert!(refused.stderr.contains("cannot include"), "{refused}");
+    host.bash("virt-sandbox -I / true").assert_failure(1, "virt-sandbox", &["cannot read '/'"]);
+    // A path is one, whatever is in it: what could be taken for another is not mounted.
+    host.bash("mkdir scratch/a scratch/a,ro scratch/a=b").ok();
+    for path in ["scratch/a,ro", "scratch/a=b"] {
+        let refused = host.bash(&format!("virt-sandbox --bind {path} true"));
+        refused.assert_failure(1, "virt-sandbox", &["cannot bind", path]);
+    }
     assert_eq!(fs::read_dir(host.path("tmp/outside")).expect("a directory").count(), 0);
     host.bash("rm -r -- *").ok();
     host.assert_as(&before, "sandboxes");

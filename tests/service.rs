@@ -250,6 +250,9 @@ fn execute_hands_on_streams_arguments_and_status() {
     execute(&["/etc/passwd"], "").assert_failure(126, "sbx-exec", &["/etc/passwd"]);
     // The older form of the arguments.
     assert_eq!(host.service(&format!("execute -C hostname {name}")).ok().text(), name);
+    assert_eq!(host.service(&format!("--connect=lxc:/// execute -N {name} -- hostname")).ok().text(), name);
+    let reload = host.service(&format!("reload --unitfile=x.service {name}")).assert_code(1);
+    assert!(reload.stderr.contains("has no unit to reload"), "{reload}");
     let shell = host.run(["virt-sandbox-service", "connect", &name], "hostname; exit 3\n").assert_code(3);
     assert_eq!(shell.text(), name);
 }

@@ -278,6 +278,11 @@ fn streams_are_apart_and_may_be_closed() {
     assert_eq!(said(execute(both, "<<<in >&-")), (7, String::new(), "err\n".into()));
     assert_eq!(said(execute(both, "<<<in 2>&-")), (7, "out\nin".into(), String::new()));
     assert_eq!(said(execute(both, "<&- >&- 2>&-")), (7, String::new(), String::new()));
+    // What did not arrive is no success, whatever the command's own status.
+    for (script, streams) in [("echo err >&2", "2>/dev/full"), ("head -c 300000 /dev/zero", ">/dev/full")] {
+        execute(script, streams).assert_code(125);
+    }
+    execute("echo out", ">/dev/full").assert_failure(125, "sbx-exec", &["descriptor 1", "No space left on device"]);
     // Who reads no more is told so.
     assert_eq!(execute("trap \"\" PIPE; yes; echo $? >/root/status", "| head -1").text(), "y");
     host.inside(&name, "until [ -s /root/status ]; do sleep 0.1; done").ok();

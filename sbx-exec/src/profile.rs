@@ -203,7 +203,7 @@ fn fill_all_but_calls(doc: &mut Document, wish: &Wish) -> Result<Calls> {
     doc.set("process.noNewPrivileges", no_new_privs.unwrap_or(json!(true)))?;
     doc.set("process.rlimits", limited(limits, &wish.limits)?)?;
     if wish.no_new_privs == Some(Switch::Off) {
-        tool::say("sbx-exec", "no_new_privs is off: programs inside may gain what their files give them");
+        tool::note("sbx-exec", "no_new_privs is off: programs inside may gain what their files give them");
     }
     Ok(match (&wish.seccomp, seccomp) {
         (Some(Filter::None), _) => Calls::Given(json!({ "defaultAction": "SCMP_ACT_ALLOW" })),

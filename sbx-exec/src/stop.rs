@@ -22,7 +22,7 @@ pub fn stop(running: &Running, timeout: Duration) -> Result<()> {
         return Ok(());
     }
     let name = doc.name()?;
-    tool::say("sbx-exec", &format!("{name} has not stopped in {} s: killing it", timeout.as_secs()));
+    tool::note("sbx-exec", &format!("{name} has not stopped in {} s: killing it", timeout.as_secs()));
     holder.signal(libc::SIGKILL)?;
     if !holder.wait(Some(KILL_TIMEOUT))? {
         bail!("process {} of {name} does not end", holder.pid);

@@ -111,18 +111,27 @@ impl Streams {
         self.pipes.iter().try_for_each(place).context("cannot place the standard streams")
     }
 
-    /// Once the command has ended: waits until all that it has said is passed on.
+    /// Once the command has ended: waits until all that it has said is passed on. Fails if not all of it was: that a file is
+    /// incomplete is not to look like success.
     pub fn finish(self) -> Result<()> {
         let pumps: Vec<_> = self.pipes.into_iter().map(|stream| (stream.number, stream.pump)).collect();
         drop((self.running, self.terminal));
+        let mut failed = None;
         for (number, pump) in pumps {
             if number == 0 {
                 // What the command has not read goes nowhere.
                 sys::pidfd_send_signal(&pump.pidfd, libc::SIGKILL).context("cannot end what reads the input")?;
             }
-            pump.wait()?;
+            let errno = pump.wait()?;
+            if number != 0 && errno != 0 {
+                failed = failed.or(Some((number, errno)));
+            }
         }
-        self.relay.map_or(Ok(()), |(relay, _)| relay.wait().map(drop))
+        self.relay.map_or(Ok(()), |(relay, _)| relay.wait().map(drop))?;
+        failed.map_or(Ok(()), |(number, errno)| {
+            let error = io::Error::from_raw_os_error(errno.into());
+            Err(error).with_context(|| format!("cannot write what the command says to descriptor {number}"))
+        })
     }
 }
 
@@ -138,12 +147,14 @@ impl Stream {
                 .context("cannot give a pipe to the container")?;
         }
         let Some(pump) = sys::fork().context("cannot make a process")? else {
-            let _ = match number {
+            let passed = match number {
                 0 => pass_on(stdin().as_fd(), write.as_fd(), ended),
                 1 => pass_on(read.as_fd(), stdout().as_fd(), ended),
                 _ => pass_on(read.as_fd(), stderr().as_fd(), ended),
             };
-            sys::exit(0);
+            let errno = passed.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
+            // The pipe tells a command that nobody listens; and what has been closed is not missed.
+            sys::exit(if [libc::EPIPE, libc::EBADF].contains(&errno) { 0 } else { errno });
         };
         Ok(Self { number, inside: if number == 0 { read } else { write }, pump })
     }
