@@ -44,9 +44,9 @@ fn what_is_installed_works_and_is_taken_away_again() {
     let installed = files(&root);
     install(&host, &root, "--prefix /opt/x").ok();
     assert_eq!(files(&root), installed, "installed again (left) and once");
-    for script in ["bin/virt-sandbox", "sbin/virt-sandbox-service"] {
-        let version = host.run([root.join("opt/x").join(script), "--version".into()], "").ok().text();
-        assert!(version.starts_with("sbx-exec "), "{script}: {version}");
+    for (directory, script) in [("bin", "virt-sandbox"), ("sbin", "virt-sandbox-service")] {
+        let version = host.run([root.join("opt/x").join(directory).join(script), "--version".into()], "").ok().text();
+        assert_eq!(version, format!("{script} {}", env!("CARGO_PKG_VERSION")));
     }
     for path in [
         "man/man1/virt-sandbox.1",

@@ -130,6 +130,8 @@ fn wrong_usage_exits_2_and_help_0() {
     for line in wrong {
         refused(&host, 2, "virt-sandbox-service", &[], || host.service(&line));
     }
+    let hint = ["a command comes after --", "id"];
+    refused(&host, 2, "virt-sandbox-service", &hint, || host.service(&format!("execute {name} id")));
     let help = host.service("--help").ok();
     for verb in ["create", "start", "stop", "list", "execute", "connect", "reload", "delete"] {
         assert!(help.text().split_whitespace().any(|word| word == verb), "{verb}: {help}");

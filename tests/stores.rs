@@ -221,7 +221,10 @@ fn the_files_of_a_container_stay_while_the_disk_that_they_are_on_is_away() {
     fs::rename(&disk, &away).expect("a rename");
     // It cannot be told what the clone needs: all is kept.
     host.service(&format!("delete {name}")).ok();
-    host.service(&format!("delete {clone}")).assert_failure(1, "virt-sandbox-service", &[&clone, "are not there"]);
+    for verb in ["start", "delete"] {
+        let refused = host.service(&format!("{verb} {clone}"));
+        refused.assert_failure(1, "virt-sandbox-service", &[&clone, "are not there"]);
+    }
     fs::rename(&away, &disk).expect("a rename");
     host.service(&format!("start {clone}")).ok();
     host.inside(&clone, "grep -q ^root: /etc/passwd").ok();

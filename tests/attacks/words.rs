@@ -220,10 +220,11 @@ fn a_user_is_the_exact_number_whatever_users_are_called() {
         assert_eq!(id(&format!("7:{number}")).ok().text(), ["7", number, number].join("\n"));
     }
     for bad in
-        ["0day", "1:", "+1", "-1", "4294967295", " 1", "1 ", "", ":", ":0", "1:0day", "1:+1", "1:-1", "0x0", "nobody\n"]
+        ["0day", "1:", "+1", "-1", "4294967295", " 1", "1 ", ":", ":0", "1:0day", "1:+1", "1:-1", "0x0", "nobody\n"]
     {
         id(bad).assert_failure(125, "sbx-exec", &["bad user"]);
     }
+    id("").assert_failure(2, "virt-sandbox-service", &["--user needs a value"]);
     id("none").assert_failure(125, "sbx-exec", &["no user none in /etc/passwd"]);
 }
 
