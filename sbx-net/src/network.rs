@@ -224,7 +224,7 @@ impl Display for Egress {
     }
 }
 
-/// What `-N` asks for.
+/// What `--network` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Spec {
     /// Loopback alone.

@@ -32,7 +32,7 @@ impl User {
     }
 }
 
-/// A file that is larger than this is not read: nobody has that many users, and the file is the container's.
+/// No more than this is read of a file: nobody has that many users, and the file is the container's.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// How many bytes hold most of them.
