@@ -142,7 +142,12 @@ fn wrong_usage_exits_2_and_help_0() {
 fn a_bad_value_of_an_option_is_one_line_of_the_tool_whose_it_is() {
     let host = Host::new();
     let name = host.name("a");
-    for (option, tool) in [("--memory nonsense", "sbx-cg"), ("--pids 0", "sbx-cg"), ("--uid 0day", "sbx-unit")] {
+    for (option, tool) in [
+        ("--memory nonsense", "sbx-cg"),
+        ("--pids 0", "sbx-cg"),
+        ("--uid 0day", "sbx-unit"),
+        ("--rlimit bad=1", "sbx-exec"),
+    ] {
         // Which of the other steps still writes when this one ends is chance.
         for _ in 0..5 {
             refused(&host, 2, tool, &["bad"], || host.service(&format!("create {option} {name} -- /bin/true")));

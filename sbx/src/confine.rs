@@ -6,7 +6,7 @@
 
 mod profile;
 
-pub use profile::Profile;
+pub use profile::{Profile, resource};
 
 use crate::passwd::{Identity, SHELL};
 use crate::procfs::Procfs;

@@ -1,7 +1,7 @@
 //! How far a process is trusted: its limits, its capabilities, and the system calls that it may make.
 
 use crate::{Document, seccomp};
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use caps::{Capability, CapsHashSet};
 use nix::sys::resource::Resource;
 use serde::Deserialize;
@@ -76,7 +76,13 @@ fn capability_set(names: &[String]) -> Result<CapsHashSet> {
 }
 
 fn rlimit(limit: Rlimit) -> Result<(Resource, u64, u64)> {
-    let resource = match limit.kind.as_str() {
+    let resource = resource(&limit.kind).with_context(|| format!("process.rlimits: no limit {:?}", limit.kind))?;
+    Ok((resource, limit.soft, limit.hard))
+}
+
+/// What a limit is of, by its name in the document: `RLIMIT_NOFILE` (setrlimit(2)).
+pub fn resource(name: &str) -> Option<Resource> {
+    Some(match name {
         "RLIMIT_AS" => Resource::RLIMIT_AS,
         "RLIMIT_CORE" => Resource::RLIMIT_CORE,
         "RLIMIT_CPU" => Resource::RLIMIT_CPU,
@@ -93,7 +99,6 @@ fn rlimit(limit: Rlimit) -> Result<(Resource, u64, u64)> {
         "RLIMIT_RTTIME" => Resource::RLIMIT_RTTIME,
         "RLIMIT_SIGPENDING" => Resource::RLIMIT_SIGPENDING,
         "RLIMIT_STACK" => Resource::RLIMIT_STACK,
-        other => bail!("process.rlimits: no limit {other:?}"),
-    };
-    Ok((resource, limit.soft, limit.hard))
+        _ => return None,
+    })
 }
