@@ -3,6 +3,7 @@
 use anyhow::{Result, anyhow, bail, ensure};
 use nix::sched::CloneFlags;
 use sbx::ids::Ids;
+use sbx::name::Hostname;
 use sbx::namespace::{self, KINDS};
 use sbx::rootless::{self, Maps};
 use sbx::{Document, passwd};
@@ -83,7 +84,7 @@ pub fn plan(doc: &mut Document, mut wish: Wish) -> Result<()> {
         doc.set("linux.namespaces", namespaces)?;
     }
     match wish.hostname {
-        Some(hostname) => doc.set("hostname", hostname.0),
+        Some(hostname) => doc.set("hostname", String::from(hostname)),
         None if doc.get("hostname").is_none() => doc.set("hostname", name.hostname()),
         None => Ok(()),
     }
@@ -133,31 +134,9 @@ impl Plan {
         );
         if let Some(hostname) = doc.read::<String>("hostname")? {
             ensure!(plan.new.contains(CloneFlags::CLONE_NEWUTS), "hostname: needs a uts namespace of its own");
-            plan.hostname = Some(hostname.parse::<Hostname>().map_err(|error| anyhow!(error))?.0);
+            plan.hostname = Some(hostname.parse::<Hostname>().map_err(|error| anyhow!("hostname: {error}"))?.into());
         }
         Ok(plan)
-    }
-}
-
-/// A host name that systemd takes (hostname(5)): labels of letters, digits, `-` and `_`, at most 64 bytes in all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hostname(String);
-
-impl FromStr for Hostname {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let label = |label: &str| {
-            !label.is_empty()
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-        };
-        if text.len() <= sbx::name::MAX_LEN && text.split('.').all(label) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(format!("bad host name {text:?}"))
-        }
     }
 }
 
@@ -226,13 +205,6 @@ mod tests {
             r#"{}"#,
         ] {
             assert!(plan_of(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn host_names_are_what_systemd_takes() {
-        for bad in ["", ".", "a.", "a..b", "-a", "a-", "a b", "a\nb", &"x".repeat(65)] {
-            assert!(bad.parse::<Hostname>().is_err(), "{bad:?}");
         }
     }
 }

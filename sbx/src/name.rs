@@ -11,7 +11,7 @@ use std::str::FromStr;
 pub struct Name(String);
 
 /// The longest name in bytes. The kernel's limit for a host name is the same (`HOST_NAME_MAX`, gethostname(2)).
-pub const MAX_LEN: usize = 64;
+const MAX_LEN: usize = 64;
 
 impl Name {
     /// The name as text.
@@ -64,6 +64,34 @@ impl fmt::Display for BadName {
 
 impl std::error::Error for BadName {}
 
+/// A host name that systemd takes (hostname(5)): labels of letters, digits, `-` and `_`, at most 64 bytes in all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hostname(String);
+
+impl FromStr for Hostname {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let label = |label: &str| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        };
+        if text.len() <= MAX_LEN && text.split('.').all(label) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("bad host name {text:?}"))
+        }
+    }
+}
+
+impl From<Hostname> for String {
+    fn from(Hostname(text): Hostname) -> Self {
+        text
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +112,12 @@ mod tests {
         assert_eq!(hostname("apache1"), "apache1");
         assert_eq!(hostname("www.example_1.org"), "www.example_1.org");
         assert_eq!(hostname("a..b-.c."), "a.b.c");
+    }
+
+    #[test]
+    fn host_names_are_what_systemd_takes() {
+        for bad in ["", ".", "a.", "a..b", "-a", "a-", "a b", "a\nb", &"x".repeat(65)] {
+            assert!(bad.parse::<Hostname>().is_err(), "{bad:?}");
+        }
     }
 }

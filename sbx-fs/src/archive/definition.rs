@@ -2,7 +2,8 @@
 
 use crate::extra::Extra;
 use crate::packages::Package;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, anyhow};
+use sbx::name::Hostname;
 use sbx::{Document, Name};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -52,9 +53,8 @@ pub fn portable(doc: &Document, name: &Name) -> Result<Document> {
 /// The host name, which is to be one as systemd takes it (hostname(5)).
 pub fn hostname(doc: &Document) -> Result<Option<String>> {
     let Some(hostname) = doc.read::<String>("hostname")? else { return Ok(None) };
-    let name: Name = hostname.parse().context("hostname")?;
-    ensure!(name.hostname() == hostname, "hostname: {hostname:?} is none");
-    Ok(Some(hostname))
+    let hostname = hostname.parse::<Hostname>().map_err(|error| anyhow!("hostname: {error}"))?;
+    Ok(Some(hostname.into()))
 }
 
 /// Fields that one document takes from another.
@@ -110,9 +110,8 @@ mod tests {
 
     #[test]
     fn a_container_of_units_has_no_process_of_its_own_and_keeps_a_host_name_that_it_was_given() {
-        let text = r#"{"hostname":"web","process":{"args":["/bin/sh"]},"sbx":{"name":"a","unit":{"names":["x"],"stopSignal":"SIGKILL"}}}"#;
-        let expected =
-            r#"{"ociVersion":"1.1.0","sbx":{"name":"b","unit":{"names":["x"]},"clone":{"from":"a"}},"hostname":"web"}"#;
+        let text = r#"{"hostname":"_web","process":{"args":["/bin/sh"]},"sbx":{"name":"a","unit":{"names":["x"],"stopSignal":"SIGKILL"}}}"#;
+        let expected = r#"{"ociVersion":"1.1.0","sbx":{"name":"b","unit":{"names":["x"]},"clone":{"from":"a"}},"hostname":"_web"}"#;
         assert_eq!(portable(text).expect("portable"), format!("{expected}\n"));
     }
 
