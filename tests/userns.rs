@@ -197,8 +197,9 @@ fn ids_are_nobodys_but_one_containers_until_it_is_deleted() {
 #[test]
 fn many_that_claim_at_once_get_ids_of_their_own_each() {
     let host = Host::new();
+    // The last ones lie above all that is chosen.
     let script = "for i in {1..40}; do sbx-ns plan --name $0$i --userns auto | sbx-ns alloc >/dev/null & done
-        for i in {41..60}; do sbx-ns plan --name $0$i --userns 9${i}0000:9${i}0000:20000 | sbx-ns alloc >/dev/null 2>&1 & done; wait";
+        for i in {41..60}; do sbx-ns plan --name $0$i --userns 2000${i}0000:2000${i}0000:20000 | sbx-ns alloc >/dev/null 2>&1 & done; wait";
     host.run(["bash", "-c", script, &host.name("c")], "").ok();
     let mut ranges: Vec<(u32, u32)> = fs::read_dir(host.path("state/claims/ids"))
         .expect("claims")
