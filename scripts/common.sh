@@ -67,10 +67,11 @@ begun() { [ -e "$(intent "$1")" ]; }
 # not have it: a holder closes all that it inherits.
 open_lock() { # NAME
     # Where all may make files, such a place could be another's, who would choose what is written to by its name.
+    in_tmp=/tmp/sbx-$caller
     case $runtime in
-    "/tmp/sbx-$caller/"*)
-        (umask 077 && mkdir -- "/tmp/sbx-$caller" 2>/dev/null) || :
-        if [ -L "/tmp/sbx-$caller" ] || [ ! -O "/tmp/sbx-$caller" ]; then die "/tmp/sbx-$caller is another's"; fi
+    "$in_tmp"/*)
+        (umask 077 && mkdir -- "$in_tmp" 2>/dev/null) || :
+        if [ -L "$in_tmp" ] || [ ! -O "$in_tmp" ]; then die "$in_tmp is another's"; fi
         ;;
     esac
     [ -d "$runtime" ] || (umask 077 && mkdir -p -- "$runtime")

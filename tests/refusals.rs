@@ -122,6 +122,7 @@ fn wrong_usage_exits_2_and_help_0() {
         format!("execute {name}"),
         "reload".into(),
         "list everything".into(),
+        "--connect= list".into(),
         format!("create --copy={name} -- /bin/true"),
         format!("clone --force={name} {name}"),
         format!("import --device={name}"),
